@@ -1,0 +1,93 @@
+// NumPy array -> View and tuple -> geometry, without ever casting or copying: another dtype does not match the overload.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <type_traits>
+
+#include "../core/geometry.hpp"
+#include "../core/operators.hpp"
+#include "../core/view.hpp"
+
+namespace py = pybind11;
+
+namespace pybind11::detail {
+
+template <class T>
+struct type_caster<gk::View<T>> {
+  PYBIND11_TYPE_CASTER(gk::View<T>, const_name("array"));
+
+  bool load(handle source, bool) {
+    using Value = std::remove_const_t<T>;
+    if (!array_t<Value, 0>::check_(source)) return false;
+    auto array = reinterpret_borrow<pybind11::array>(source);
+    if (array.ndim() > gk::kMaxRank) return false;
+    if (!std::is_const_v<T> && !array.writeable()) return false;
+    const auto itemsize = static_cast<ssize_t>(sizeof(Value));
+    value.rank = static_cast<int>(array.ndim());
+    for (int i = 0; i < value.rank; ++i) {
+      if (array.strides(i) % itemsize != 0) return false;
+      value.shape[i] = array.shape(i);
+      value.stride[i] = array.strides(i) / itemsize;
+    }
+    value.data = const_cast<Value*>(static_cast<const Value*>(array.data()));
+    return reinterpret_cast<std::uintptr_t>(value.data) % alignof(Value) == 0;
+  }
+};
+
+// Geometry crosses as one flat tuple of integers (`g.pod` in gankernels/geometry.py), in the order of the struct's members.
+template <class G>
+struct tuple_caster {
+  static bool load_into(handle source, G& g) {
+    static_assert(sizeof(G) % sizeof(int64_t) == 0);
+    constexpr size_t count = sizeof(G) / sizeof(int64_t);
+    if (!isinstance<tuple>(source)) return false;
+    auto values = reinterpret_borrow<tuple>(source);
+    if (values.size() != count) return false;
+    int64_t* member = reinterpret_cast<int64_t*>(&g);
+    for (size_t i = 0; i < count; ++i) member[i] = values[i].cast<int64_t>();
+    return true;
+  }
+};
+
+template <>
+struct type_caster<gk::ConvGeometry> {
+  PYBIND11_TYPE_CASTER(gk::ConvGeometry, const_name("tuple"));
+  bool load(handle source, bool) { return tuple_caster<gk::ConvGeometry>::load_into(source, value); }
+};
+
+template <>
+struct type_caster<gk::WindowGeometry> {
+  PYBIND11_TYPE_CASTER(gk::WindowGeometry, const_name("tuple"));
+  bool load(handle source, bool) { return tuple_caster<gk::WindowGeometry>::load_into(source, value); }
+};
+
+// Operations and algorithms cross as their number.
+template <class E>
+struct number_caster {
+  PYBIND11_TYPE_CASTER(E, const_name("int"));
+  bool load(handle source, bool) {
+    if (!PyLong_Check(source.ptr())) return false;
+    value = static_cast<E>(PyLong_AsLong(source.ptr()));
+    return true;
+  }
+};
+template <>
+struct type_caster<gk::UnaryOp> : number_caster<gk::UnaryOp> {};
+template <>
+struct type_caster<gk::BinaryOp> : number_caster<gk::BinaryOp> {};
+template <>
+struct type_caster<gk::CompareOp> : number_caster<gk::CompareOp> {};
+template <>
+struct type_caster<gk::ConvAlgorithm> : number_caster<gk::ConvAlgorithm> {};
+
+}  // namespace pybind11::detail
+
+namespace gk {
+// Registers a kernel for float and double with the interpreter lock released while it runs.
+#define GK_BIND(module, name) \
+  module.def(#name, &cpu::name<float>, py::call_guard<py::gil_scoped_release>()); \
+  module.def(#name, &cpu::name<double>, py::call_guard<py::gil_scoped_release>())
+}  // namespace gk

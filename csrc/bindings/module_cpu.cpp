@@ -1,0 +1,64 @@
+// The module gankernels._cpu: one line per kernel of core/kernels.inc, then the few knobs of the CPU backend.
+#include "../cpu/dispatch.hpp"
+#include "../cpu/kernels.hpp"
+#include "../cpu/parallel.hpp"
+#include "convert.hpp"
+
+PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
+  using namespace gk;
+  m.doc() = "CPU kernels of gankernels; called by gankernels.backends.cpu only";
+
+  GK_BIND(m, conv);
+  GK_BIND(m, conv_transpose);
+  GK_BIND(m, conv_weight);
+  GK_BIND(m, local_conv);
+  GK_BIND(m, local_conv_transpose);
+  GK_BIND(m, local_conv_weight);
+  GK_BIND(m, im2col);
+  GK_BIND(m, col2im);
+  GK_BIND(m, matmul);
+
+  GK_BIND(m, upsample_nearest);
+  GK_BIND(m, sum_blocks);
+  GK_BIND(m, max_window);
+  GK_BIND(m, gather_window);
+  GK_BIND(m, scatter_window);
+  GK_BIND(m, average_window);
+  GK_BIND(m, spread_window);
+
+  GK_BIND(m, unary);
+  GK_BIND(m, binary);
+  GK_BIND(m, compare);
+  m.def("compare", &cpu::compare<int64_t>, py::call_guard<py::gil_scoped_release>());
+  GK_BIND(m, gate);
+  GK_BIND(m, select);
+  GK_BIND(m, copy);
+  GK_BIND(m, fill);
+
+  GK_BIND(m, sum);
+  GK_BIND(m, softmax);
+  GK_BIND(m, log_softmax);
+
+  GK_BIND(m, channel_moments);
+  GK_BIND(m, channel_affine);
+  GK_BIND(m, batch_norm_backward);
+
+  GK_BIND(m, gather_rows);
+  GK_BIND(m, scatter_rows);
+
+  GK_BIND(m, random_uniform);
+  GK_BIND(m, random_normal);
+  GK_BIND(m, dropout);
+
+  GK_BIND(m, sgd_step);
+  GK_BIND(m, adam_step);
+  GK_BIND(m, rmsprop_step);
+  GK_BIND(m, lerp);
+
+  m.def("num_threads", &cpu::num_threads);
+  m.def("set_num_threads", &cpu::set_num_threads);
+  m.def("isa", &cpu::isa_name, "the instruction set in use");
+  m.def("isa_present", &cpu::isa_present, "instruction sets compiled in that this processor and operating system can run");
+  m.def("isa_compiled", &cpu::isa_compiled);
+  m.def("set_isa", &cpu::set_isa, "choose by name one of isa_present()");
+}

@@ -1,0 +1,47 @@
+// Plain descriptions of what a kernel is asked to do. Always rank 3: 2-D has depth 1, 1-D has depth and height 1.
+// Python (gankernels/geometry.py) checks every value once, with the user's numbers in the message; native code trusts them.
+#pragma once
+
+#include <cstdint>
+
+namespace gk {
+
+using std::int64_t;
+
+// y[n,o,p] = sum over c,k of w[o,c,k] * x[n, c, stride*p + dilation*k - pad_lo], zero outside x.
+// Locally connected convolution has the same geometry and a w that also depends on p.
+struct ConvGeometry {
+  int64_t batch = 0;
+  int64_t in_channels = 0;   // C, all groups together
+  int64_t out_channels = 0;  // O, all groups together
+  int64_t groups = 1;
+  int64_t x[3] = {1, 1, 1};
+  int64_t kernel[3] = {1, 1, 1};
+  int64_t y[3] = {1, 1, 1};
+  int64_t stride[3] = {1, 1, 1};
+  int64_t dilation[3] = {1, 1, 1};
+  int64_t pad_lo[3] = {0, 0, 0};  // the high padding is implied by y; negative values crop
+
+  int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+  int64_t x_volume() const { return x[0] * x[1] * x[2]; }
+  int64_t y_volume() const { return y[0] * y[1] * y[2]; }
+};
+
+enum class ConvAlgorithm : int { automatic = 0, direct = 1, im2col = 2 };
+
+// A pooling window over each (n, c) image.
+struct WindowGeometry {
+  int64_t batch = 0;
+  int64_t channels = 0;
+  int64_t x[3] = {1, 1, 1};
+  int64_t kernel[3] = {1, 1, 1};
+  int64_t y[3] = {1, 1, 1};
+  int64_t stride[3] = {1, 1, 1};
+  int64_t dilation[3] = {1, 1, 1};
+  int64_t pad_lo[3] = {0, 0, 0};
+  int64_t pad_hi[3] = {0, 0, 0};
+  int64_t count_include_pad = 1;  // average: does padding count in the divisor
+  int64_t divisor_override = 0;   // average: 0 means none
+};
+
+}  // namespace gk
