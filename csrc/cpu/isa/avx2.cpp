@@ -1,0 +1,8 @@
+// AVX2 with FMA: vectors of 32 bytes.
+// Only intrinsics headers and table structs are included here, and everything lives in this namespace.
+#include <immintrin.h>
+
+#define GK_VECTOR_BYTES 32
+namespace gk::cpu::avx2 {
+#include "simd.inl"
+}  // namespace gk::cpu::avx2

@@ -1,0 +1,8 @@
+// AVX-512 (F, DQ, BW, VL): vectors of 64 bytes.
+// Only intrinsics headers and table structs are included here, and everything lives in this namespace.
+#include <immintrin.h>
+
+#define GK_VECTOR_BYTES 64
+namespace gk::cpu::avx512 {
+#include "simd.inl"
+}  // namespace gk::cpu::avx512
