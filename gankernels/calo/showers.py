@@ -1,4 +1,4 @@
-"""What every part of `calo` passes around: a detector grid and a batch of showers on it. Energies are in GeV, angles in rad."""
+"""What every part of `calo` passes around: a detector grid and a batch of showers on it. GeV and rad."""
 
 from __future__ import annotations
 
