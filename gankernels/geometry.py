@@ -68,7 +68,10 @@ def padding_pairs(op: str, padding: Any, x: Ints, kernel: Ints, stride: Ints, di
         if padding == "valid":
             return ((0, 0),) * rank
         if padding not in ("same", "same_lower"):
-            raise ValueError(f"{op}: padding must be an int, ints, (low, high) pairs, 'same', 'same_lower' or 'valid', got {padding!r}")
+            raise ValueError(
+                f"{op}: padding must be an int, ints, (low, high) pairs, 'same', 'same_lower' or 'valid', "
+                f"got {padding!r}"
+            )
         pairs = []
         for X, K, s, d in zip(x, kernel, stride, dilation, strict=True):
             total = max((-(-X // s) - 1) * s + d * (K - 1) + 1 - X, 0)
@@ -76,7 +79,9 @@ def padding_pairs(op: str, padding: Any, x: Ints, kernel: Ints, stride: Ints, di
             pairs.append((small, large) if padding == "same" else (large, small))
         return tuple(pairs)
     if isinstance(padding, Sequence) and any(isinstance(p, Sequence) for p in padding):
-        if len(padding) != rank or not all(isinstance(p, Sequence) and len(p) == 2 and all(map(_is_int, p)) for p in padding):
+        if len(padding) != rank or not all(
+            isinstance(p, Sequence) and len(p) == 2 and all(map(_is_int, p)) for p in padding
+        ):
             raise TypeError(f"{op}: padding as pairs must be {rank} pairs (low, high) of ints, got {padding!r}")
         pairs = [(int(p[0]), int(p[1])) for p in padding]
         if any(v < 0 or v > _MAX_EXTENT for p in pairs for v in p):
@@ -154,7 +159,9 @@ def _check_channels(op: str, x_shape: Ints, w_shape: Ints, groups: Any, rank: in
     if rank not in (1, 2, 3):
         raise ValueError(f"{op}: expected 1, 2 or 3 spatial axes, got {x_name} of shape {x_shape}")
     if len(w_shape) != rank + 2:
-        raise ValueError(f"{op}: {x_name} has {len(x_shape)} axes {x_shape}, so w must have {rank + 2}, got shape {w_shape}")
+        raise ValueError(
+            f"{op}: {x_name} has {len(x_shape)} axes {x_shape}, so w must have {rank + 2}, got shape {w_shape}"
+        )
     if not _is_int(groups) or int(groups) < 1:
         raise ValueError(f"{op}: groups must be an int of at least 1, got {groups!r}")
     if any(k < 1 for k in w_shape[2:]):
@@ -178,7 +185,9 @@ def conv_geometry(
     N, C, *X = x_shape
     O, c, *K = w_shape
     if C % groups or O % groups:
-        raise ValueError(f"{op}: groups={groups} must divide the {C} channels of x and the {O} of w (shapes {x_shape}, {w_shape})")
+        raise ValueError(
+            f"{op}: groups={groups} must divide the {C} channels of x and the {O} of w (shapes {x_shape}, {w_shape})"
+        )
     if c * groups != C:
         raise ValueError(f"{op}: x has {C} channels, w expects {c * groups} (w.shape={w_shape}, groups={groups})")
     s, d = ints(op, "stride", stride, rank, 1), ints(op, "dilation", dilation, rank, 1)
@@ -188,7 +197,8 @@ def conv_geometry(
         room = X_ + low + high - (d_ * (K_ - 1) + 1)
         if room < 0:
             raise ValueError(
-                f"{op}: kernel {tuple(K)} with dilation {d} does not fit into x of extents {tuple(X)} padded by {pairs}; "
+                f"{op}: kernel {tuple(K)} with dilation {d} does not fit into x of extents {tuple(X)} padded "
+                f"by {pairs}; "
                 f"an axis has {X_ + low + high} cells and needs {d_ * (K_ - 1) + 1}"
             )
         Y.append(room // s_ + 1)
@@ -218,14 +228,19 @@ def conv_transpose_geometry(
     groups = _check_channels(op, y_shape, w_shape, groups, rank, "the input")
     N, O, *Y = y_shape
     if w_shape[0] != O:
-        raise ValueError(f"{op}: the input has {O} channels, w expects {w_shape[0]} (w.shape={w_shape}, groups={groups})")
+        raise ValueError(
+            f"{op}: the input has {O} channels, w expects {w_shape[0]} (w.shape={w_shape}, groups={groups})"
+        )
     if O % groups:
         raise ValueError(f"{op}: groups={groups} must divide the {O} channels of the input")
     C, K = w_shape[1] * groups, w_shape[2:]
     s, d = ints(op, "stride", stride, rank, 1), ints(op, "dilation", dilation, rank, 1)
     extra = ints(op, "output_padding", output_padding, rank)
     if any(e >= max(s_, d_) for e, s_, d_ in zip(extra, s, d, strict=True)):
-        raise ValueError(f"{op}: output_padding must be smaller than stride or dilation, got {extra} with stride {s} and dilation {d}")
+        raise ValueError(
+            f"{op}: output_padding must be smaller than stride or dilation, "
+            f"got {extra} with stride {s} and dilation {d}"
+        )
     if isinstance(padding, str) and padding != "valid":
         pairs = padding_pairs(op, padding, tuple(y * t for y, t in zip(Y, s, strict=True)), K, s, d)
         X = [y * t + e for y, t, e in zip(Y, s, extra, strict=True)]
@@ -234,7 +249,10 @@ def conv_transpose_geometry(
         X = [(y - 1) * t - low - high + v * (k - 1) + e + 1
              for y, t, v, k, e, (low, high) in zip(Y, s, d, K, extra, pairs, strict=True)]  # fmt: skip
     if any(x < 0 for x in X):
-        raise ValueError(f"{op}: the output would have extents {tuple(X)} (input {tuple(Y)}, kernel {K}, stride {s}, padding {pairs})")
+        raise ValueError(
+            f"{op}: the output would have extents {tuple(X)} "
+            f"(input {tuple(Y)}, kernel {K}, stride {s}, padding {pairs})"
+        )
     g = ConvGeometry(N, C, O, groups, tuple(X), K, tuple(Y), s, d, pairs)
     for name, shape in (("the output", g.x_shape), ("w", g.w_shape), ("the input", g.y_shape)):
         _check_count(op, name, shape)
@@ -297,7 +315,9 @@ def window_geometry(
     if not isinstance(padding, str):
         for (low, high), k in zip(pairs, K, strict=True):
             if 2 * low > k or 2 * high > k:
-                raise ValueError(f"{op}: padding must be at most half the kernel, got padding {pairs} with kernel_size {K}")
+                raise ValueError(
+                    f"{op}: padding must be at most half the kernel, got padding {pairs} with kernel_size {K}"
+                )
     if divisor_override is not None and (not _is_int(divisor_override) or divisor_override == 0):
         raise ValueError(f"{op}: divisor_override must be a nonzero int, got {divisor_override!r}")
     Y = []

@@ -1,0 +1,147 @@
+"""The CPU backend: the kernels of gankernels._cpu on NumPy arrays, under the names of csrc/core/kernels.inc.
+
+Every kernel writes into a given output. Arrays may be strided; nothing is cast or copied here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+try:
+    from gankernels import _cpu as native  # type: ignore[attr-defined]
+except ImportError as error:
+    raise ImportError(
+        "gankernels: the compiled module gankernels._cpu is missing or does not load "
+        f"({error}); a source checkout must be installed first: pip install ."
+    ) from None
+
+from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
+
+Array = NDArray[Any]
+
+name = "cpu"
+
+# ---- one line per kernel of kernels.inc ----------------------------------------------------------------------------
+conv = native.conv
+conv_transpose = native.conv_transpose
+conv_weight = native.conv_weight
+local_conv = native.local_conv
+local_conv_transpose = native.local_conv_transpose
+local_conv_weight = native.local_conv_weight
+im2col = native.im2col
+col2im = native.col2im
+matmul = native.matmul
+upsample_nearest = native.upsample_nearest
+sum_blocks = native.sum_blocks
+max_window = native.max_window
+gather_window = native.gather_window
+scatter_window = native.scatter_window
+average_window = native.average_window
+spread_window = native.spread_window
+gate = native.gate
+select = native.select
+fill = native.fill
+sum = native.sum
+softmax = native.softmax
+log_softmax = native.log_softmax
+channel_moments = native.channel_moments
+channel_affine = native.channel_affine
+batch_norm_backward = native.batch_norm_backward
+gather_rows = native.gather_rows
+scatter_rows = native.scatter_rows
+random_uniform = native.random_uniform
+random_normal = native.random_normal
+dropout = native.dropout
+sgd_step = native.sgd_step
+adam_step = native.adam_step
+rmsprop_step = native.rmsprop_step
+lerp = native.lerp
+
+
+def unary(op: str, x: Array, y: Array, p: float = 0.0, q: float = 0.0) -> None:
+    """y = op(x; p, q) for every element."""
+    native.unary(UNARY[op], x, y, p, q)
+
+
+def binary(op: str, a: Array, b: Array, y: Array) -> None:
+    """y = op(a, b) for every element; a and b are broadcast to y's shape."""
+    native.binary(BINARY[op], np.broadcast_to(a, y.shape), np.broadcast_to(b, y.shape), y)
+
+
+def compare(op: str, a: Array, b: Array, y: Array) -> None:
+    """y (bool) = op(a, b) for every element; a and b are broadcast to y's shape."""
+    native.compare(COMPARE[op], np.broadcast_to(a, y.shape), np.broadcast_to(b, y.shape), y)
+
+
+def copy(x: Array, y: Array) -> None:
+    """y = x for every element; x is broadcast to y's shape. Indices and masks (int64, bool) are copied by NumPy."""
+    if x.dtype.kind == "f" and x.dtype == y.dtype:
+        native.copy(np.broadcast_to(x, y.shape), y)
+    else:
+        np.copyto(y, x)
+
+
+# ---- arrays --------------------------------------------------------------------------------------------------------
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """An uninitialised array."""
+    return np.empty(shape, dtype)
+
+
+def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> Array:
+    """An array of one value."""
+    return np.full(shape, value, dtype)
+
+
+def cast(x: Array, dtype: DTypeLike) -> Array:
+    """A copy in another dtype."""
+    return x.astype(dtype)
+
+
+def contiguous(x: Array) -> Array:
+    """x itself if it is row-major without gaps, else a copy that is."""
+    if x.flags.c_contiguous:
+        return x
+    y = np.empty(x.shape, x.dtype)
+    copy(x, y)
+    return y
+
+
+def from_host(x: Array) -> Array:
+    """An array of this backend from a NumPy array."""
+    return x
+
+
+def to_host(x: Array) -> Array:
+    """A NumPy array from an array of this backend; shares memory."""
+    return x
+
+
+# ---- knobs ---------------------------------------------------------------------------------------------------------
+num_threads = native.num_threads
+isa = native.isa
+isa_present = native.isa_present
+isa_compiled = native.isa_compiled
+
+
+def set_num_threads(n: int) -> None:
+    """Run kernels on n threads; results do not depend on it."""
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
+        raise ValueError(f"set_num_threads: expected an int of at least 1, got {n!r}")
+    native.set_num_threads(int(n))
+
+
+def set_isa(name: str) -> None:
+    """Use one of `isa_present()` from now on (for tests and benchmarks)."""
+    if name not in isa_present():
+        raise ValueError(f"set_isa: {name!r} is not available here; present: {', '.join(isa_present())}")
+    native.set_isa(name)
+
+
+if (_wanted := os.environ.get("GANKERNELS_ISA")) and _wanted not in isa_present():
+    raise ValueError(f"GANKERNELS_ISA is {_wanted!r}; this machine and build have: {', '.join(isa_present())}")
+if (_threads := os.environ.get("GANKERNELS_NUM_THREADS")) and not (_threads.isdigit() and int(_threads) >= 1):
+    raise ValueError(f"GANKERNELS_NUM_THREADS is {_threads!r}; expected an integer of at least 1")

@@ -1,0 +1,1 @@
+"""Layers with the names, arguments and weights of torch.nn."""

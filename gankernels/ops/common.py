@@ -1,0 +1,100 @@
+"""What every operation needs: operands as tensors, dtype rules, outputs to write into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Tensor, record
+from gankernels.backends import backend_of
+
+__all__ = ["as_tensor", "axes", "axis_index", "cast", "check_float", "contiguous", "empty_like", "is_scalar", "promote"]
+
+
+def is_scalar(value: Any) -> bool:
+    """True for a Python or NumPy number, which adapts to the dtype of the tensor beside it."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, np.ndarray)
+
+
+def as_tensor(op: str, name: str, value: Any) -> Tensor:
+    """The operand as a Tensor; arrays are wrapped without a copy."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        from gankernels.ops.creation import from_array
+
+        return from_array(value)
+    raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+
+
+def check_float(op: str, **operands: Any) -> None:
+    """Raise unless every operand is a float Tensor and all have the same dtype."""
+    first: tuple[str, Tensor] | None = None
+    for name, t in operands.items():
+        if t is None:
+            continue
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(t).__name__}")
+        if t.dtype not in (np.float32, np.float64):
+            raise TypeError(f"{op}: {name} has dtype {t.dtype}; expected float32 or float64")
+        if first is not None and t.dtype != first[1].dtype:
+            raise TypeError(
+                f"{op}: {name} has dtype {t.dtype}, {first[0]} has {first[1].dtype}; convert one with .to()"
+            )
+        first = first or (name, t)
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """x in another dtype (float32, float64, int64 or bool); differentiable between the floats."""
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float32, np.float64, np.int64, np.bool_):
+        raise TypeError(f"cast: cannot convert to {dtype}; the dtypes are float32, float64, int64 and bool")
+    if dtype == x.dtype:
+        return x
+    array = backend_of(x.data).cast(x.data, dtype)
+    if dtype.kind != "f" or x.dtype.kind != "f":
+        return Tensor(array)
+    before = x.dtype
+    return record("cast", array, (x,), lambda ct, _: [cast(ct, before)])
+
+
+def promote(op: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Both operands as tensors of one dtype: float64 beats float32 beats int64 beats bool, as PyTorch promotes."""
+    ta, tb = as_tensor(op, "the first operand", a), as_tensor(op, "the second operand", b)
+    if ta.dtype == tb.dtype:
+        return ta, tb
+    dtypes = (ta.dtype, tb.dtype)
+    for dtype in (np.float64, np.float32, np.int64):
+        if np.dtype(dtype) in dtypes:
+            return cast(ta, dtype), cast(tb, dtype)
+    raise TypeError(f"{op}: cannot combine dtypes {ta.dtype} and {tb.dtype}")
+
+
+def empty_like(array: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """An output of the array's backend and dtype."""
+    return backend_of(array).empty(array.shape if shape is None else shape, array.dtype)
+
+
+def contiguous(array: Any) -> Any:
+    """The array, or a row-major copy of it."""
+    return backend_of(array).contiguous(array)
+
+
+def axis_index(op: str, dim: Any, ndim: int) -> int:
+    """A non-negative axis from one that may count from the end."""
+    if not hasattr(dim, "__index__") or isinstance(dim, bool):
+        raise TypeError(f"{op}: dim must be an int, got {dim!r}")
+    if not -ndim <= dim < max(ndim, 1):
+        raise IndexError(f"{op}: dim {dim} is out of range for a tensor of {ndim} axes")
+    return int(dim) % max(ndim, 1)
+
+
+def axes(op: str, dim: Any, ndim: int) -> tuple[int, ...]:
+    """Non-negative axes from None (all), an int or a sequence."""
+    if dim is None:
+        return tuple(range(ndim))
+    found = tuple(axis_index(op, d, ndim) for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+    if len(set(found)) != len(found):
+        raise ValueError(f"{op}: dim {dim} names an axis twice")
+    return tuple(sorted(found)) if ndim else ()

@@ -1,0 +1,306 @@
+"""Convolution: one trilinear form <y, conv(x, w)> with three open slots, shared and unshared weights, and its columns.
+
+conv opens y, conv_transpose opens x, conv_weight opens w; the derivative of each, at every order, is another of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from gankernels.autograd import Form, Tensor, record
+from gankernels.backends import backend_of
+from gankernels.backends.opcodes import CONV_ALGORITHMS
+from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints
+from gankernels.ops.common import check_float, empty_like
+from gankernels.ops.shape import sum_to
+
+__all__ = [
+    "col2im",
+    "conv",
+    "conv_algorithm",
+    "conv_transpose",
+    "conv_weight",
+    "im2col",
+    "local_conv",
+    "set_conv_algorithm",
+]
+
+_algorithm = "auto"
+
+
+def set_conv_algorithm(name: str) -> None:
+    """Choose how convolutions are computed from now on.
+
+    Parameters
+    ----------
+    name : str
+        "auto" (the fastest by geometry), "direct" (batch in the vector lanes) or "im2col" (explicit columns and a
+        matrix product: the plain reference).
+    """
+    global _algorithm
+    if name not in CONV_ALGORITHMS:
+        raise ValueError(f"set_conv_algorithm: expected one of {', '.join(CONV_ALGORITHMS)}, got {name!r}")
+    _algorithm = name
+
+
+def conv_algorithm() -> str:
+    """The name given to set_conv_algorithm."""
+    return _algorithm
+
+
+def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:
+    y = empty_like(x, g.y_shape)
+    backend_of(x).conv(x, w, y, g.pod, CONV_ALGORITHMS[_algorithm])
+    return y
+
+
+def _open_x(w: Any, y: Any, g: ConvGeometry) -> Any:
+    x = empty_like(y, g.x_shape)
+    backend_of(y).conv_transpose(y, w, x, g.pod, CONV_ALGORITHMS[_algorithm])
+    return x
+
+
+def _open_w(x: Any, y: Any, g: ConvGeometry) -> Any:
+    w = empty_like(x, g.w_shape)
+    backend_of(x).conv_weight(x, y, w, g.pod, CONV_ALGORITHMS[_algorithm])
+    return w
+
+
+_conv = Form("conv", x=_open_x, w=_open_w, y=_open_y)
+
+
+def _flat_local(w: Any, g: ConvGeometry) -> Any:
+    """w (O, C/g, *Y, *K) as (O, C/g, P, K): a view when w is contiguous."""
+    return backend_of(w).contiguous(w).reshape(*w.shape[:2], prod(g.y), prod(g.kernel))
+
+
+def _local_y(x: Any, w: Any, g: ConvGeometry) -> Any:
+    y = empty_like(x, g.y_shape)
+    backend_of(x).local_conv(x, _flat_local(w, g), y, g.pod)
+    return y
+
+
+def _local_x(w: Any, y: Any, g: ConvGeometry) -> Any:
+    x = empty_like(y, g.x_shape)
+    backend_of(y).local_conv_transpose(y, _flat_local(w, g), x, g.pod)
+    return x
+
+
+def _local_w(x: Any, y: Any, g: ConvGeometry) -> Any:
+    w = empty_like(x, g.local_w_shape)
+    backend_of(x).local_conv_weight(x, y, _flat_local(w, g), g.pod)
+    return w
+
+
+_local = Form("local_conv", x=_local_x, w=_local_w, y=_local_y)
+
+
+def _with_bias(form: Form, slot: str, g: ConvGeometry, bias: Tensor, **filled: Tensor) -> Tensor:
+    """The open slot plus a bias per channel, added in place to the fresh output."""
+    names = list(filled)
+    inputs = tuple(filled.values())
+    out = form.kernels[slot](*(t.data for t in inputs), g)
+    column = (1, bias.shape[0]) + (1,) * g.rank
+    backend_of(out).binary("add", out, bias.data.reshape(column), out)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        full = {**filled, slot: ct}
+        grads: list[Tensor | None] = [
+            form.open(s, g, **{k: full[k] for k in form.kernels if k != s}) if wanted else None
+            for s, wanted in zip(names, want[:-1], strict=True)
+        ]
+        return [*grads, sum_to(ct, column).reshape(bias.shape[0]) if want[-1] else None]
+
+    return record(f"{form.name}.{slot}+bias", out, (*inputs, bias), rule)
+
+
+def _check_bias(op: str, bias: Tensor | None, channels: int) -> None:
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"{op}: bias has shape {bias.shape}, expected ({channels},)")
+
+
+def conv(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation in 1, 2 or 3 dimensions, as torch.nn.functional.conv1d/2d/3d.
+
+    Parameters
+    ----------
+    x : Tensor (N, C, *X)
+    w : Tensor (O, C/groups, *K)
+    bias : Tensor (O,), optional
+    stride, dilation : int or ints
+    padding : int, ints, (low, high) pairs, "same", "same_lower" or "valid"
+        See gankernels.geometry.padding_pairs.
+    groups : int
+
+    Returns
+    -------
+    Tensor (N, O, *Y), Y = floor((X + low + high - dilation*(K - 1) - 1)/stride) + 1
+
+    Raises
+    ------
+    TypeError
+        If the dtypes are not one of float32 and float64.
+    ValueError
+        If the shapes do not fit.
+    """
+    check_float("conv", x=x, w=w, bias=bias)
+    g = conv_geometry("conv", x.shape, w.shape, stride, padding, dilation, groups)
+    _check_bias("conv", bias, g.out_channels)
+    return _conv.open("y", g, x=x, w=w) if bias is None else _with_bias(_conv, "y", g, bias, x=x, w=w)
+
+
+def conv_transpose(
+    y: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+) -> Tensor:
+    """The adjoint of conv in x, as torch.nn.functional.conv_transpose1d/2d/3d (argument order too).
+
+    Parameters
+    ----------
+    y : Tensor (N, O, *Y)
+        The input.
+    w : Tensor (O, C/groups, *K)
+    bias : Tensor (C,), optional
+
+    Returns
+    -------
+    Tensor (N, C, *X), X = (Y - 1)*stride - low - high + dilation*(K - 1) + output_padding + 1
+    """
+    check_float("conv_transpose", input=y, w=w, bias=bias)
+    g = conv_transpose_geometry("conv_transpose", y.shape, w.shape, stride, padding, output_padding, dilation, groups)
+    _check_bias("conv_transpose", bias, g.in_channels)
+    return _conv.open("x", g, w=w, y=y) if bias is None else _with_bias(_conv, "x", g, bias, w=w, y=y)
+
+
+def conv_weight(
+    x: Tensor,
+    y: Tensor,
+    kernel_size: IntOrInts,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The adjoint of conv in w: the gradient of <y, conv(x, w)> with respect to w (O, C/groups, *K).
+
+    Parameters
+    ----------
+    x : Tensor (N, C, *X)
+    y : Tensor (N, O, *Y)
+    """
+    check_float("conv_weight", x=x, y=y)
+    rank = x.ndim - 2
+    kernel = ints("conv_weight", "kernel_size", kernel_size, rank, 1)
+    if y.ndim != x.ndim or not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"conv_weight: x {x.shape} and y {y.shape} do not fit with groups={groups}")
+    g = conv_geometry(
+        "conv_weight", x.shape, (y.shape[1], x.shape[1] // groups, *kernel), stride, padding, dilation, groups
+    )
+    if g.y_shape != y.shape:
+        raise ValueError(f"conv_weight: y has shape {y.shape}, this geometry gives {g.y_shape}")
+    return _conv.open("w", g, x=x, y=y)
+
+
+def local_conv(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution with unshared weights: a kernel of its own for every output position (locally connected layer).
+
+    Parameters
+    ----------
+    x : Tensor (N, C, *X)
+    w : Tensor (O, C/groups, *Y, *K)
+    bias : Tensor (O, *Y), optional
+        One number per channel and position, as Keras's LocallyConnected layers.
+    """
+    check_float("local_conv", x=x, w=w, bias=bias)
+    rank = x.ndim - 2
+    if rank not in (1, 2, 3) or w.ndim != 2 + 2 * rank:
+        raise ValueError(
+            f"local_conv: x has shape {x.shape}, so w must have {2 + 2 * rank} axes (O, C/groups, *Y, *K), "
+            f"got {w.shape}"
+        )
+    shared_shape = (*w.shape[:2], *w.shape[2 + rank :])
+    g = conv_geometry("local_conv", x.shape, shared_shape, stride, padding, dilation, groups)
+    if g.local_w_shape != w.shape:
+        raise ValueError(f"local_conv: w has shape {w.shape}, expected (O, C/groups, *Y, *K) = {g.local_w_shape}")
+    if bias is not None and bias.shape != (g.out_channels, *g.y):
+        raise ValueError(f"local_conv: bias has shape {bias.shape}, expected {(g.out_channels, *g.y)}")
+    out = _local.open("y", g, x=x, w=w)
+    return out if bias is None else out + bias.reshape(1, *bias.shape)
+
+
+def _columns(x: Any, g: ConvGeometry) -> Any:
+    cols = empty_like(x, g.columns_shape)
+    backend_of(x).im2col(x, cols, g.pod)
+    return cols
+
+
+def _images(cols: Any, g: ConvGeometry) -> Any:
+    x = empty_like(cols, g.x_shape)
+    backend_of(cols).col2im(cols, x, g.pod)
+    return x
+
+
+_im2col = Form("im2col", x=_images, cols=_columns)
+
+
+def _column_geometry(
+    op: str, x_shape: Sequence[int], kernel_size: IntOrInts, stride: Any, padding: Any, dilation: Any
+) -> ConvGeometry:
+    kernel = ints(op, "kernel_size", kernel_size, len(x_shape) - 2, 1)
+    one_channel = conv_geometry(op, (x_shape[0], 1, *x_shape[2:]), (1, 1, *kernel), stride, padding, dilation)
+    return replace(one_channel, in_channels=x_shape[1])
+
+
+def im2col(
+    x: Tensor, kernel_size: IntOrInts, stride: IntOrInts = 1, padding: Padding = 0, dilation: IntOrInts = 1
+) -> Tensor:
+    """The patches of x (N, C, *X) as columns (N, C*prod(K), P), as torch.nn.functional.unfold, in 1 to 3 dimensions."""
+    check_float("im2col", x=x)
+    return _im2col.open("cols", _column_geometry("im2col", x.shape, kernel_size, stride, padding, dilation), x=x)
+
+
+def col2im(
+    cols: Tensor,
+    output_size: Sequence[int],
+    kernel_size: IntOrInts,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+) -> Tensor:
+    """The adjoint of im2col: overlapping patches are summed into (N, C, *output_size), as torch.nn.functional.fold."""
+    check_float("col2im", cols=cols)
+    kernel = ints("col2im", "kernel_size", kernel_size, len(output_size), 1)
+    if cols.ndim != 3 or cols.shape[1] % prod(kernel):
+        raise ValueError(f"col2im: cols must be (N, C*{prod(kernel)}, P) for kernel {kernel}, got shape {cols.shape}")
+    shape = (cols.shape[0], cols.shape[1] // prod(kernel), *output_size)
+    g = _column_geometry("col2im", shape, kernel, stride, padding, dilation)
+    if g.columns_shape != cols.shape:
+        raise ValueError(
+            f"col2im: cols have shape {cols.shape}, output_size {tuple(output_size)} needs {g.columns_shape}"
+        )
+    return _im2col.open("x", g, cols=cols)

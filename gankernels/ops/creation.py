@@ -1,0 +1,125 @@
+"""Tensors from arrays, lists and anything with an array protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Tensor
+from gankernels.backends import get
+
+__all__ = ["from_array", "full", "ones", "tensor", "zeros"]
+
+_KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_))
+
+
+def _host_array(data: Any) -> Any:
+    """A NumPy array that shares memory where the protocol allows it."""
+    if isinstance(data, np.ndarray):
+        return data
+    if hasattr(data, "__dlpack__"):
+        device = data.__dlpack_device__() if hasattr(data, "__dlpack_device__") else (1, 0)
+        if device[0] != 1:
+            raise TypeError(f"tensor: the data is on DLPack device {tuple(map(int, device))}; copy it to the CPU first")
+        if getattr(data, "requires_grad", False):
+            raise TypeError("tensor: the data is part of another library's graph; detach it first")
+        return np.from_dlpack(data)
+    return np.asarray(data)
+
+
+def _documented_dtype(array: Any, data: Any) -> Any:
+    """The dtype a tensor of this array gets, or an error that names what came."""
+    dtype = array.dtype.newbyteorder("=")
+    if dtype in _KEPT:
+        if dtype == np.float64 and isinstance(data, (int, float, list, tuple)):
+            return np.dtype(np.float32)
+        return dtype
+    if dtype.kind in "iu" and dtype.itemsize <= 8 and dtype != np.uint64:
+        return np.dtype(np.int64)
+    if dtype == np.float16:
+        return np.dtype(np.float32)
+    raise TypeError(
+        f"tensor: dtype {array.dtype} is not supported; float32, float64, int64 and bool are kept, "
+        "float16 becomes float32, other integers up to 64 bits become int64"
+    )
+
+
+def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str = "cpu") -> Tensor:
+    """A tensor with a copy of the data.
+
+    Parameters
+    ----------
+    data : array, nested list, number, or anything with `__dlpack__`, `__array_interface__` or `__array__`
+        float32, float64, int64 and bool are kept. Python floats become float32, float16 becomes float32, other
+        integers (up to 64 bits) become int64, and byte order becomes native. Everything else is refused.
+    requires_grad : bool
+        Record what is done with it; floating point only.
+    dtype : numpy dtype, optional
+        Convert to this one of the four dtypes instead.
+    device : str
+        "cpu".
+
+    Returns
+    -------
+    Tensor
+        Row-major, of the data's shape.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not one of those above.
+    gankernels.DeviceError
+        If the device cannot be used.
+
+    Examples
+    --------
+    >>> import gankernels as gk
+    >>> gk.tensor([1.0, 2.0]).dtype
+    dtype('float32')
+    """
+    backend = get(device)
+    if isinstance(data, Tensor):
+        data = data.data
+    array = _host_array(data)
+    wanted = _documented_dtype(array, data) if dtype is None else np.dtype(dtype)
+    if wanted not in _KEPT:
+        raise TypeError(f"tensor: dtype {wanted} is not supported; use float32, float64, int64 or bool")
+    if dtype is not None and array.dtype.kind not in "biuf":
+        raise TypeError(f"tensor: cannot convert data of dtype {array.dtype} to {wanted}")
+    return Tensor(backend.from_host(np.array(array, dtype=wanted, order="C")), requires_grad)
+
+
+def from_array(array: Any, requires_grad: bool = False) -> Tensor:
+    """A tensor that shares memory with a NumPy array (or an exporter of `__dlpack__`) of a kept dtype.
+
+    Strided arrays are taken as they are. Use `tensor` for a copy and for other dtypes.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not native float32, float64, int64 or bool.
+    """
+    host = _host_array(array)
+    if host.dtype not in _KEPT or not host.dtype.isnative or not host.flags.aligned:
+        raise TypeError(
+            f"from_array: dtype {host.dtype} cannot be shared; expected aligned native float32, float64, int64 or bool "
+            "(gankernels.tensor converts)"
+        )
+    return Tensor(host, requires_grad)
+
+
+def full(shape: Any, value: float, *, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    """A tensor of one value; shape an int or ints."""
+    extents = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    return Tensor(get("cpu").full(extents, value, np.dtype(dtype)), requires_grad)
+
+
+def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros; shape as ints or one tuple."""
+    return full(shape[0] if len(shape) == 1 else shape, 0, dtype=dtype, requires_grad=requires_grad)
+
+
+def ones(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    """A tensor of ones; shape as ints or one tuple."""
+    return full(shape[0] if len(shape) == 1 else shape, 1, dtype=dtype, requires_grad=requires_grad)

@@ -1,0 +1,96 @@
+"""Selection by integer arrays: rows of a table, and their adjoint which adds duplicates in index order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Form, Tensor
+from gankernels.backends import backend_of
+from gankernels.ops.common import axis_index, check_float, contiguous, empty_like
+
+__all__ = ["advanced_index", "embedding", "index_select"]
+
+
+def _gather(table: Any, p: tuple[Any, int]) -> Any:
+    rows, _ = p
+    out = empty_like(table, (len(rows), table.shape[1]))
+    backend_of(table).gather_rows(table, rows, out)
+    return out
+
+
+def _scatter(rows: Any, p: tuple[Any, int]) -> Any:
+    where, count = p
+    table = empty_like(rows, (count, rows.shape[1]))
+    backend_of(rows).scatter_rows(rows, where, table)
+    return table
+
+
+_rows = Form("rows", table=_scatter, rows=_gather)
+
+
+def _positions(op: str, index: Any, count: int) -> Any:
+    """A flat int64 array of valid non-negative row numbers."""
+    array = index.data if isinstance(index, Tensor) else np.asarray(index)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{op}: the index must hold integers, got dtype {array.dtype}")
+    flat = np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
+    if flat.size and (flat.min() < -count or flat.max() >= count):
+        raise IndexError(f"{op}: index {int(flat.min())}..{int(flat.max())} is out of range for {count} rows")
+    return np.where(flat < 0, flat + count, flat)
+
+
+def index_select(x: Tensor, dim: int, index: Any) -> Tensor:
+    """The slices of x at the positions `index` (a 1-D integer array) along an axis; differentiable."""
+    check_float("index_select", x=x)
+    axis = axis_index("index_select", dim, x.ndim)
+    where = _positions("index_select", index, x.shape[axis])
+    order = [axis, *(i for i in range(x.ndim) if i != axis)]
+    rest = tuple(x.shape[i] for i in order[1:])
+    table = x.permute(*order).reshape(x.shape[axis], int(np.prod(rest, dtype=np.int64)))
+    picked = _rows.open("rows", (where, x.shape[axis]), table=table).reshape(len(where), *rest)
+    return picked.permute(*np.argsort(order).tolist())
+
+
+def advanced_index(x: Tensor, key: Any) -> Tensor:
+    """x[key] where key is one integer or boolean array, alone or after slices that keep whole axes."""
+    parts = key if isinstance(key, tuple) else (key,)
+    axis = len(parts) - 1
+    if any(not (isinstance(p, slice) and p == slice(None)) for p in parts[:-1]):
+        raise IndexError(
+            f"index: only x[array], x[:, array], x[:, :, array] ... are supported beside slices, got {key!r}"
+        )
+    chosen = parts[-1].data if isinstance(parts[-1], Tensor) else np.asarray(parts[-1])
+    if chosen.dtype == np.bool_:
+        if chosen.shape != x.shape[axis : axis + chosen.ndim]:
+            raise IndexError(
+                f"index: a mask of shape {chosen.shape} does not fit axes {x.shape[axis:]} of shape {x.shape}"
+            )
+        merged = int(np.prod(chosen.shape, dtype=np.int64))
+        x = x.reshape(*x.shape[:axis], merged, *x.shape[axis + chosen.ndim :])
+        chosen = np.flatnonzero(chosen)
+    if x.dtype.kind != "f":
+        return Tensor(contiguous(np.take(x.data, _positions("index", chosen, x.shape[axis]), axis).reshape(
+            *x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])))  # fmt: skip
+    picked = index_select(x, axis, chosen.reshape(-1))
+    return picked.reshape(*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])
+
+
+def embedding(index: Any, weight: Tensor) -> Tensor:
+    """Rows of weight (V, D) at an integer array of any shape S: (*S, D).
+
+    Raises
+    ------
+    IndexError
+        If an index is outside 0..V-1.
+    """
+    check_float("embedding", weight=weight)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: weight must have two axes (V, D), got shape {weight.shape}")
+    shape = index.shape if isinstance(index, Tensor) else np.asarray(index).shape
+    array = index.data if isinstance(index, Tensor) else np.asarray(index)
+    if array.size and array.dtype.kind in "iu" and array.min() < 0:
+        raise IndexError(f"embedding: index {int(array.min())} is negative")
+    where = _positions("embedding", index, weight.shape[0])
+    return _rows.open("rows", (where, weight.shape[0]), table=weight).reshape(*shape, weight.shape[1])

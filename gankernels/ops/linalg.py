@@ -1,0 +1,76 @@
+"""Matrix products: a form of three slots like convolution."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Form, Tensor
+from gankernels.backends import backend_of
+from gankernels.ops.common import check_float, empty_like
+from gankernels.ops.shape import broadcast_to
+
+__all__ = ["linear", "matmul"]
+
+
+def _product(a: Any, b: Any, _: Any = None) -> Any:
+    """(B, M, K) by (B, K, N), any strides."""
+    c = empty_like(a, (a.shape[0], a.shape[1], b.shape[2]))
+    backend_of(a).matmul(a, b, c)
+    return c
+
+
+_matmul = Form(
+    "matmul",
+    a=lambda b, c, _: _product(c, b.swapaxes(1, 2)),
+    b=lambda a, c, _: _product(a.swapaxes(1, 2), c),
+    c=_product,
+)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product with PyTorch's rules: vectors, matrices, and batches of matrices that broadcast.
+
+    Parameters
+    ----------
+    a : Tensor (K,) or (*batch, M, K)
+    b : Tensor (K,) or (*batch, K, N)
+    """
+    check_float("matmul", a=a, b=b)
+    if a.ndim == 0 or b.ndim == 0:
+        raise ValueError(f"matmul: expected at least one axis on both sides, got shapes {a.shape} and {b.shape}")
+    left = a.reshape(1, *a.shape) if a.ndim == 1 else a
+    right = b.reshape(*b.shape, 1) if b.ndim == 1 else b
+    if left.shape[-1] != right.shape[-2]:
+        raise ValueError(
+            f"matmul: shapes {a.shape} and {b.shape} do not fit: {left.shape[-1]} columns "
+            f"against {right.shape[-2]} rows"
+        )
+    M, N = left.shape[-2], right.shape[-1]
+    if right.ndim == 2:  # one matrix for the whole batch: a single product of tall rows
+        out = _matmul.open(
+            "c", a=left.reshape(1, prod(left.shape[:-1]), left.shape[-1]), b=right.reshape(1, *right.shape)
+        ).reshape(*left.shape[:-1], N)
+    else:
+        try:
+            batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        except ValueError:
+            raise ValueError(
+                f"matmul: the batch axes of {a.shape} and {b.shape} cannot be broadcast together"
+            ) from None
+        stacked = [broadcast_to(t, (*batch, *t.shape[-2:])).reshape(prod(batch), *t.shape[-2:]) for t in (left, right)]
+        out = _matmul.open("c", a=stacked[0], b=stacked[1]).reshape(*batch, M, N)
+    if a.ndim == 1:
+        out = out.reshape(*out.shape[:-2], N)
+    return out.reshape(out.shape[:-1]) if b.ndim == 1 else out
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias: x (*, I), weight (O, I), bias (O,)."""
+    check_float("linear", x=x, weight=weight, bias=bias)
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: x of shape {x.shape} does not fit weight of shape {weight.shape} (O, I)")
+    y = matmul(x, weight.transpose(0, 1))
+    return y if bias is None else y + bias

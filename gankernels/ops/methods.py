@@ -1,0 +1,175 @@
+"""The operators and methods of Tensor, in one table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Tensor
+from gankernels.backends import backend_of
+from gankernels.ops import gather, linalg, pointwise, reduce, shape
+from gankernels.ops.common import axis_index, cast, contiguous
+
+
+def _reflected(function: Any) -> Any:
+    return lambda self, other: function(other, self)
+
+
+def _comparison(op: str) -> Any:
+    return lambda self, other: pointwise.compare(op, self, other)
+
+
+def _numpy(self: Tensor) -> Any:
+    """A NumPy array that shares memory; a tensor that requires a gradient must be detached first."""
+    if self.requires_grad:
+        raise RuntimeError("numpy: the tensor requires a gradient; use t.detach().numpy()")
+    return backend_of(self.data).to_host(self.data)
+
+
+def _detach(self: Tensor) -> Tensor:
+    """The same array outside the graph."""
+    return Tensor(self.data)
+
+
+def _item(self: Tensor) -> Any:
+    """The only element as a Python number."""
+    if self.data.size != 1:
+        raise ValueError(f"item: only a tensor of one element has an item, got shape {self.shape}")
+    return self.data.reshape(-1)[0].item()
+
+
+def _to(self: Tensor, target: Any) -> Tensor:
+    """self in another dtype, or on another device ("cpu")."""
+    if isinstance(target, str) and target in ("cpu", "cuda"):
+        from gankernels.backends import get
+
+        get(target)
+        return self
+    return cast(self, target)
+
+
+def _repr(self: Tensor) -> str:
+    body = np.array2string(np.asarray(self.data), precision=4, threshold=100, prefix="tensor(")
+    grad = ", requires_grad=True" if self.requires_grad else ""
+    return f"tensor({body}, dtype={self.dtype}{grad})"
+
+
+def _bool(self: Tensor) -> bool:
+    if self.data.size != 1:
+        raise ValueError(f"bool: the truth of a tensor of shape {self.shape} is ambiguous; use .any() or .all()")
+    return bool(self.data.reshape(-1)[0])
+
+
+def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
+    """Switch recording for a leaf; returns self."""
+    if self.node is not None:
+        raise RuntimeError("requires_grad_: only a leaf can be switched; use detach()")
+    if requires_grad and self.dtype.kind != "f":
+        raise TypeError(f"requires_grad_: only floating-point tensors can require gradients, got dtype {self.dtype}")
+    self.requires_grad = requires_grad
+    return self
+
+
+def _len(self: Tensor) -> int:
+    if self.ndim == 0:
+        raise TypeError("len: a tensor without axes has no length")
+    return self.shape[0]
+
+
+def _clone(self: Tensor) -> Tensor:
+    """A copy in memory of its own, still part of the graph."""
+    return self * 1.0 if self.dtype.kind == "f" else Tensor(self.data.copy())
+
+
+def _view(self: Tensor, *extents: Any) -> Tensor:
+    """reshape, under PyTorch's other name."""
+    return shape.reshape(self, *extents)
+
+
+def _expand(self: Tensor, *extents: Any) -> Tensor:
+    """broadcast_to, under PyTorch's other name; -1 keeps an extent."""
+    wanted = extents[0] if len(extents) == 1 and isinstance(extents[0], (tuple, list)) else extents
+    lead = len(wanted) - self.ndim
+    return shape.broadcast_to(
+        self, [self.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(wanted)]
+    )
+
+
+def _squeeze(self: Tensor, dim: int | None = None) -> Tensor:
+    """Without the axes of extent 1, or without axis `dim` if its extent is 1."""
+    chosen = range(self.ndim) if dim is None else (axis_index("squeeze", dim, self.ndim),)
+    return self.reshape([n for i, n in enumerate(self.shape) if n != 1 or i not in chosen])
+
+
+def _unsqueeze(self: Tensor, dim: int) -> Tensor:
+    """With a new axis of extent 1 at `dim`."""
+    axis = axis_index("unsqueeze", dim, self.ndim + 1)
+    return self.reshape([*self.shape[:axis], 1, *self.shape[axis:]])
+
+
+def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
+    return np.array(_numpy(self), dtype=dtype, copy=True if copy is None else copy)
+
+
+def _iterate(self: Tensor) -> Any:
+    return (self[i] for i in range(_len(self)))
+
+
+def _bool_array(self: Tensor, other: Tensor | None, function: Any) -> Tensor:
+    for t in (self, other):
+        if t is not None and t.dtype != np.bool_:
+            raise TypeError(f"{function.__name__}: expected bool tensors, got dtype {t.dtype}")
+    return Tensor(function(self.data) if other is None else function(self.data, other.data))
+
+
+_METHODS: dict[str, Any] = {
+    "__add__": pointwise.add, "__radd__": _reflected(pointwise.add),
+    "__sub__": pointwise.sub, "__rsub__": _reflected(pointwise.sub),
+    "__mul__": pointwise.mul, "__rmul__": _reflected(pointwise.mul),
+    "__truediv__": pointwise.div, "__rtruediv__": _reflected(pointwise.div),
+    "__pow__": pointwise.pow, "__rpow__": _reflected(pointwise.pow),
+    "__matmul__": linalg.matmul, "__neg__": pointwise.neg, "__abs__": pointwise.abs,
+    "__eq__": _comparison("equal"), "__ne__": _comparison("not_equal"),
+    "__lt__": _comparison("less"), "__le__": _comparison("less_equal"),
+    "__gt__": _comparison("greater"), "__ge__": _comparison("greater_equal"),
+    "__and__": lambda a, b: _bool_array(a, b, np.logical_and),
+    "__or__": lambda a, b: _bool_array(a, b, np.logical_or),
+    "__invert__": lambda a: _bool_array(a, None, np.logical_not),
+    "__getitem__": shape.index, "__len__": _len, "__iter__": _iterate, "__repr__": _repr, "__bool__": _bool,
+    "__float__": lambda self: float(_item(self)), "__int__": lambda self: int(_item(self)),
+    "__array__": _array,
+    "__dlpack__": lambda self, **kwargs: contiguous(_numpy(self)).__dlpack__(**kwargs),
+    "__dlpack_device__": lambda self: self.data.__dlpack_device__(),
+    "add": pointwise.add, "sub": pointwise.sub, "mul": pointwise.mul, "div": pointwise.div, "pow": pointwise.pow,
+    "matmul": linalg.matmul, "mm": linalg.matmul, "bmm": linalg.matmul, "neg": pointwise.neg,
+    "abs": pointwise.abs, "sign": pointwise.sign, "exp": pointwise.exp, "expm1": pointwise.expm1, "log": pointwise.log,
+    "log1p": pointwise.log1p, "sqrt": pointwise.sqrt, "rsqrt": pointwise.rsqrt, "square": pointwise.square,
+    "reciprocal": pointwise.reciprocal, "sin": pointwise.sin, "cos": pointwise.cos, "erf": pointwise.erf,
+    "floor": pointwise.floor, "round": pointwise.round, "tanh": pointwise.tanh, "sigmoid": pointwise.sigmoid,
+    "relu": pointwise.relu, "clamp": pointwise.clamp, "clip": pointwise.clamp,
+    "maximum": pointwise.maximum, "minimum": pointwise.minimum,
+    "sum": reduce.sum, "mean": reduce.mean, "var": reduce.var, "std": reduce.std, "norm": reduce.norm,
+    "max": reduce.max, "min": reduce.min, "amax": reduce.amax, "amin": reduce.amin, "logsumexp": reduce.logsumexp,
+    "softmax": reduce.softmax, "log_softmax": reduce.log_softmax,
+    "argmax": lambda self, dim=None, keepdim=False: (
+        reduce.max(self.reshape(-1), 0)[1] if dim is None else reduce.max(self, dim, keepdim)[1]),
+    "argmin": lambda self, dim=None, keepdim=False: (
+        reduce.min(self.reshape(-1), 0)[1] if dim is None else reduce.min(self, dim, keepdim)[1]),
+    "any": lambda self: bool(self.data.any()), "all": lambda self: bool(self.data.all()),
+    "reshape": shape.reshape, "view": _view, "flatten": shape.flatten, "permute": shape.permute,
+    "transpose": shape.transpose, "expand": _expand,
+    "broadcast_to": shape.broadcast_to, "index_select": gather.index_select,
+    "squeeze": _squeeze, "unsqueeze": _unsqueeze,
+    "contiguous": lambda self: self if self.data.flags.c_contiguous else self.reshape(self.shape),
+    "detach": _detach, "numpy": _numpy, "item": _item, "tolist": lambda self: self.data.tolist(), "clone": _clone,
+    "to": _to, "float": lambda self: cast(self, np.float32), "double": lambda self: cast(self, np.float64),
+    "long": lambda self: cast(self, np.int64), "bool": lambda self: cast(self, np.bool_),
+    "size": lambda self, dim=None: self.shape if dim is None else self.shape[dim],
+    "numel": lambda self: int(self.data.size), "dim": lambda self: self.ndim, "requires_grad_": _requires_grad_,
+    "T": property(lambda self: shape.permute(self, *reversed(range(self.ndim)))),
+    "device": property(lambda self: backend_of(self.data).name),
+}  # fmt: skip
+
+for _name, _function in _METHODS.items():
+    setattr(Tensor, _name, _function)

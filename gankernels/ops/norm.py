@@ -1,0 +1,181 @@
+"""Batch, layer and instance normalisation: one kernel over x(N, C, L) that normalises each channel c over (N, L)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Tensor, fused
+from gankernels.backends import backend_of
+from gankernels.ops.common import check_float, contiguous, empty_like
+from gankernels.ops.pointwise import rsqrt, square
+from gankernels.ops.reduce import mean
+
+__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm"]
+
+
+def _moments(x: Any) -> tuple[Any, Any]:
+    statistics = empty_like(x, (x.shape[1],)), empty_like(x, (x.shape[1],))
+    backend_of(x).channel_moments(x, *statistics)
+    return statistics
+
+
+def _kernel(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    mean_, variance = _moments(x)
+    rstd = 1 / np.sqrt(variance + x.dtype.type(eps))
+    scale = rstd * weight
+    y = empty_like(x)
+    backend_of(x).channel_affine(x, scale, bias - mean_ * scale, y)
+    return y, (mean_, variance, rstd)
+
+
+def _backward(ct: Any, arrays: Any, saved: Any, want: Any, eps: float) -> Any:
+    x, weight, _ = arrays
+    gradients = empty_like(x), empty_like(weight), empty_like(weight)
+    backend_of(x).batch_norm_backward(x, ct, saved[0], saved[2], weight, *gradients)
+    return gradients
+
+
+def _unfused(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    column = (1, x.shape[1], 1)
+    centred = x - mean(x, (0, 2), True)
+    rstd = rsqrt(mean(square(centred), (0, 2), True) + eps)
+    return centred * (rstd * weight.reshape(column)) + bias.reshape(column)
+
+
+_normalize = fused("normalize", _kernel, _unfused, _backward)
+
+
+def _affine_kernel(x: Any, scale: Any, shift: Any) -> Any:
+    y = empty_like(x)
+    backend_of(x).channel_affine(x, scale, shift, y)
+    return y, None
+
+
+_affine = fused(
+    "channel_affine",
+    _affine_kernel,
+    lambda x, scale, shift: x * scale.reshape(1, x.shape[1], 1) + shift.reshape(1, x.shape[1], 1),
+)
+
+
+def _constant(x: Tensor, count: int, value: float) -> Tensor:
+    return Tensor(backend_of(x.data).full((count,), value, x.dtype))
+
+
+def _as_channels(op: str, x: Tensor, channels: int, **vectors: Tensor | None) -> Tensor:
+    for name, v in vectors.items():
+        if v is not None and v.shape != (channels,):
+            raise ValueError(f"{op}: {name} has shape {v.shape}, expected ({channels},)")
+    return x.reshape(x.shape[0], channels, prod(x.shape[2:]))
+
+
+def _update(running: Tensor | None, value: Any, momentum: float) -> None:
+    if running is not None:
+        backend_of(running.data).lerp(running.data, contiguous(value), momentum)
+        running.version += 1
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise every channel of x (N, C, *) over the batch and the positions, as torch.nn.functional.batch_norm.
+
+    Parameters
+    ----------
+    running_mean, running_var : Tensor (C,), optional
+        Updated in place when training: running += momentum*(new - running), the variance unbiased. Used, unchanged,
+        when not training.
+    weight, bias : Tensor (C,), optional
+    momentum : float
+        Weight of the new statistics (PyTorch's meaning: Keras's momentum is 1 minus this).
+
+    Raises
+    ------
+    ValueError
+        If training with a single value per channel, or if statistics are missing when not training.
+    """
+    check_float("batch_norm", x=x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm: expected (N, C, *), got shape {x.shape}")
+    C = x.shape[1]
+    x3 = _as_channels("batch_norm", x, C, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    weight = _constant(x, C, 1) if weight is None else weight
+    bias = _constant(x, C, 0) if bias is None else bias
+    count = x.shape[0] * x3.shape[2]
+    if training:
+        if count == 1:
+            raise ValueError(f"batch_norm: training needs more than one value per channel, got shape {x.shape}")
+        if count == 0:
+            return x3.reshape(x.shape)
+        y = _normalize(x3, weight, bias, params=(float(eps),))
+        if running_mean is not None or running_var is not None:
+            mean_, variance = _moments(x3.data)
+            _update(running_mean, mean_, momentum)
+            _update(running_var, variance * (count / (count - 1)), momentum)
+        return y.reshape(x.shape)
+    if running_mean is None or running_var is None:
+        raise ValueError("batch_norm: running_mean and running_var are needed when training is False")
+    scale = rsqrt(running_var + eps) * weight
+    return _affine(x3, scale, bias - running_mean * scale).reshape(x.shape)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise x over its last axes `normalized_shape`; weight and bias of that shape."""
+    check_float("layer_norm", x=x, weight=weight, bias=bias)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.shape[x.ndim - len(shape) :] != shape:
+        raise ValueError(f"layer_norm: normalized_shape {shape} is not the end of x's shape {x.shape}")
+    for name, v in (("weight", weight), ("bias", bias)):
+        if v is not None and v.shape != shape:
+            raise ValueError(f"layer_norm: {name} has shape {v.shape}, expected {shape}")
+    rows = prod(x.shape[: x.ndim - len(shape)])
+    y = _plain(x.reshape(1, rows, prod(shape)), eps).reshape(x.shape)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _plain(x3: Tensor, eps: float) -> Tensor:
+    """Each channel of x(1, C, L) normalised over L."""
+    if prod(x3.shape) == 0:
+        return x3
+    return _normalize(x3, _constant(x3, x3.shape[1], 1), _constant(x3, x3.shape[1], 0), params=(float(eps),))
+
+
+def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Normalise every channel of every image of x (N, C, *) over its positions; weight and bias (C,)."""
+    return group_norm(x, x.shape[1] if x.ndim > 1 else 1, weight, bias, eps)
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise every group of channels of every image of x (N, C, *); weight and bias (C,)."""
+    check_float("group_norm", x=x, weight=weight, bias=bias)
+    if x.ndim < 2 or num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(
+            f"group_norm: num_groups={num_groups} must divide the channels of x (N, C, *), shape {x.shape}"
+        )
+    C = x.shape[1]
+    _as_channels("group_norm", x, C, weight=weight, bias=bias)
+    each = prod(x.shape[1:]) // num_groups
+    y = _plain(x.reshape(1, x.shape[0] * num_groups, each), eps).reshape(x.shape)
+    column = (1, C) + (1,) * (x.ndim - 2)
+    y = y if weight is None else y * weight.reshape(column)
+    return y if bias is None else y + bias.reshape(column)

@@ -1,0 +1,343 @@
+"""Element by element: arithmetic with broadcasting, activations, comparisons. Names and formulas as PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Form, Tensor, pointwise, record
+from gankernels.backends import backend_of
+from gankernels.ops.common import as_tensor, check_float, empty_like, is_scalar, promote
+from gankernels.ops.shape import sum_to
+
+# Python's builtins of these names are not used in this file.
+__all__ = [
+    "abs", "add", "atan2", "clamp", "compare", "cos", "div", "elu", "erf", "exp", "expm1", "floor", "gelu",
+    "leaky_relu", "log", "log1p", "logsigmoid", "maximum", "minimum", "mul", "neg", "pow",
+    "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sin", "softplus", "sqrt", "square", "sub", "tanh", "where",
+]  # fmt: skip
+
+
+def _unary(op: str) -> Any:
+    def kernel(x: Any, p: float = 0.0, q: float = 0.0) -> Any:
+        y = empty_like(x)
+        backend_of(x).unary(op, x, y, p, q)
+        return y
+
+    return kernel
+
+
+def _broadcast_shape(op: str, a: Tensor, b: Tensor) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ValueError(f"{op}: shapes {a.shape} and {b.shape} cannot be broadcast together") from None
+
+
+def _binary_array(op: str, a: Tensor, b: Tensor) -> Any:
+    shape = a.shape if a.shape == b.shape else _broadcast_shape(op, a, b)
+    out = empty_like(a.data, shape)
+    if a.dtype.kind == "f":
+        backend_of(a.data).binary(op, a.data, b.data, out)
+    elif op == "divide":
+        raise TypeError("div: integer tensors have no true division; convert with .to() first")
+    else:
+        getattr(np, op)(a.data, b.data, out=out)  # indices and masks are host-side bookkeeping
+    return out
+
+
+# ---- one scalar operand: x*p + q -----------------------------------------------------------------------------------
+_affine_kernel = _unary("affine")
+
+
+def _affine(x: Any, scale: float, shift: float) -> Tensor:
+    t = as_tensor("add", "the operand", x)
+    if t.dtype.kind != "f":
+        return Tensor(
+            (t.data * scale + shift).astype(
+                t.dtype if float(scale).is_integer() and float(shift).is_integer() else np.float32
+            )
+        )
+    y = _affine_kernel(t.data, float(scale), float(shift))
+    return record("affine", y, (t,), lambda ct, _: [_affine(ct, scale, 0.0)])
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------------------------
+def add(a: Any, b: Any) -> Tensor:
+    """a + b, broadcast."""
+    if is_scalar(b):
+        return _affine(a, 1.0, b)
+    if is_scalar(a):
+        return _affine(b, 1.0, a)
+    a, b = promote("add", a, b)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        return [sum_to(ct, t.shape) if wanted else None for t, wanted in zip((a, b), want, strict=True)]
+
+    return record("add", _binary_array("add", a, b), (a, b), rule)
+
+
+def sub(a: Any, b: Any) -> Tensor:
+    """a - b, broadcast."""
+    if is_scalar(b):
+        return _affine(a, 1.0, -b)
+    if is_scalar(a):
+        return _affine(b, -1.0, a)
+    a, b = promote("sub", a, b)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        return [sum_to(ct, a.shape) if want[0] else None, neg(sum_to(ct, b.shape)) if want[1] else None]
+
+    return record("sub", _binary_array("subtract", a, b), (a, b), rule)
+
+
+def mul(a: Any, b: Any) -> Tensor:
+    """a * b, broadcast."""
+    if is_scalar(b):
+        return _affine(a, b, 0.0)
+    if is_scalar(a):
+        return _affine(b, a, 0.0)
+    a, b = promote("mul", a, b)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        return [
+            sum_to(mul(ct, other), t.shape) if wanted else None
+            for t, other, wanted in zip((a, b), (b, a), want, strict=True)
+        ]
+
+    return record("mul", _binary_array("multiply", a, b), (a, b), rule)
+
+
+def div(a: Any, b: Any) -> Tensor:
+    """a / b, broadcast."""
+    if is_scalar(b):
+        if as_tensor("div", "the first operand", a).dtype.kind != "f":
+            return div(as_tensor("div", "the first operand", a).to(np.float32), b)
+        return _affine(a, 1.0 / b if b else math.copysign(math.inf, b), 0.0)
+    if is_scalar(a):
+        return mul(reciprocal(as_tensor("div", "the second operand", b)), a)
+    a, b = promote("div", a, b)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        by_b = div(ct, b)
+        ga = sum_to(by_b, a.shape) if want[0] else None
+        return [ga, neg(sum_to(mul(by_b, div(a, b)), b.shape)) if want[1] else None]
+
+    return record("div", _binary_array("divide", a, b), (a, b), rule)
+
+
+def _extremum(name: str, op: str, a: Any, b: Any) -> Tensor:
+    if is_scalar(b):
+        b = Tensor(np.full((), b, a.dtype))
+    if is_scalar(a):
+        a = Tensor(np.full((), a, b.dtype))
+    a, b = promote(name, a, b)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        first = compare("greater" if op == "maximum" else "less", a, b).to(ct.dtype)
+        share = first + compare("equal", a, b).to(ct.dtype) * 0.5  # ties share, as PyTorch
+        return [
+            sum_to(mul(ct, s), t.shape) if wanted else None
+            for t, s, wanted in zip((a, b), (share, 1.0 - share), want, strict=True)
+        ]
+
+    return record(name, _binary_array(op, a, b), (a, b), rule)
+
+
+def maximum(a: Any, b: Any) -> Tensor:
+    """The larger of a and b, broadcast; NaN if either is NaN."""
+    return _extremum("maximum", "maximum", a, b)
+
+
+def minimum(a: Any, b: Any) -> Tensor:
+    """The smaller of a and b, broadcast; NaN if either is NaN."""
+    return _extremum("minimum", "minimum", a, b)
+
+
+def neg(x: Tensor) -> Tensor:
+    """-x."""
+    return _affine(x, -1.0, 0.0)
+
+
+def pow(a: Any, b: Any) -> Tensor:
+    """a ** b, broadcast; b a number or a tensor."""
+    if is_scalar(b):
+        if b == 2:
+            return square(a)
+        return _power(a, float(b))
+    if is_scalar(a):
+        if a <= 0:
+            raise ValueError(f"pow: a scalar base must be positive, got {a}")
+        return exp(mul(b, math.log(a)))
+    a, b = promote("pow", a, b)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        ga = sum_to(mul(mul(ct, b), pow(a, b - 1.0)), a.shape) if want[0] else None
+        return [ga, sum_to(mul(mul(ct, pow(a, b)), log(a)), b.shape) if want[1] else None]
+
+    return record("pow", _binary_array("power", a, b), (a, b), rule)
+
+
+def atan2(a: Any, b: Any) -> Tensor:
+    """The angle of the point (b, a), in rad."""
+    a, b = promote("atan2", a, b)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        scaled = div(ct, add(square(a), square(b)))
+        ga = sum_to(mul(scaled, b), a.shape) if want[0] else None
+        return [ga, neg(sum_to(mul(scaled, a), b.shape)) if want[1] else None]
+
+    return record("atan2", _binary_array("atan2", a, b), (a, b), rule)
+
+
+# ---- functions of one element: the derivative as an operation of (x, y) --------------------------------------------
+Function = Callable[..., Tensor]
+
+
+def _float_pointwise(name: str, op: str, derivative: Any) -> Function:
+    raw = pointwise(name, _unary(op), derivative)
+
+    def function(x: Tensor, *params: float) -> Tensor:
+        check_float(name, x=x)
+        return raw(x, *params)
+
+    function.__name__ = name
+    return function
+
+
+def _zero_slope(x: Tensor, y: Tensor, *_: float) -> None:
+    return None
+
+
+abs: Function = _float_pointwise("abs", "absolute", lambda x, y: sign(x))
+sign: Function = _float_pointwise("sign", "sign", _zero_slope)
+floor: Function = _float_pointwise("floor", "floor", _zero_slope)
+round: Function = _float_pointwise("round", "round", _zero_slope)
+exp: Function = _float_pointwise("exp", "exp", lambda x, y: y)
+expm1: Function = _float_pointwise("expm1", "expm1", lambda x, y: y + 1.0)
+log: Function = _float_pointwise("log", "log", lambda x, y: reciprocal(x))
+log1p: Function = _float_pointwise("log1p", "log1p", lambda x, y: reciprocal(x + 1.0))
+sqrt: Function = _float_pointwise("sqrt", "sqrt", lambda x, y: reciprocal(y) * 0.5)
+rsqrt: Function = _float_pointwise("rsqrt", "rsqrt", lambda x, y: mul(y, square(y)) * -0.5)
+reciprocal: Function = _float_pointwise("reciprocal", "reciprocal", lambda x, y: neg(square(y)))
+square: Function = _float_pointwise("square", "square", lambda x, y: x * 2.0)
+sin: Function = _float_pointwise("sin", "sin", lambda x, y: cos(x))
+cos: Function = _float_pointwise("cos", "cos", lambda x, y: neg(sin(x)))
+tanh: Function = _float_pointwise("tanh", "tanh", lambda x, y: 1.0 - square(y))
+sigmoid: Function = _float_pointwise("sigmoid", "sigmoid", lambda x, y: y - square(y))
+erf: Function = _float_pointwise("erf", "erf", lambda x, y: exp(neg(square(x))) * (2.0 / math.sqrt(math.pi)))
+_power: Function = _float_pointwise("pow", "power", lambda x, y, p: _power(x, p - 1.0) * p)
+_softplus: Function = _float_pointwise("softplus", "softplus", lambda x, y, beta, threshold: sigmoid(x * beta))
+_clamp: Function = _float_pointwise("clamp", "clamp", lambda x, y, lo, hi: Tensor(_unary("clamp_mask")(x.data, lo, hi)))
+# alpha*exp(x) below zero, 1 above: y + alpha is alpha*exp(x) where x <= 0
+_elu: Function = _float_pointwise("elu", "elu", lambda x, y, alpha: where(x > 0, x * 0.0 + 1.0, y + alpha))
+
+
+def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta*x)) / beta; x itself where beta*x > threshold."""
+    return _softplus(x, float(beta), float(threshold))
+
+
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """x where x > 0, else alpha*(exp(x) - 1)."""
+    return _elu(x, float(alpha))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x * (1 + erf(x/sqrt 2)) / 2."""
+    return mul(x, erf(x * math.sqrt(0.5)) * 0.5 + 0.5)
+
+
+def logsigmoid(x: Tensor) -> Tensor:
+    """log(1/(1 + exp(-x))), without overflow."""
+    return neg(softplus(neg(x), 1.0, math.inf))
+
+
+def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+    """x limited to [min, max]; either may be None."""
+    if min is None and max is None:
+        raise ValueError("clamp: at least one of min and max is needed")
+    return _clamp(x, -math.inf if min is None else float(min), math.inf if max is None else float(max))
+
+
+# ---- (leaky) ReLU: the derivative is a gate that reads the sign of x, so no mask is stored -------------------------
+def _gate_kernel(x: Any, p: tuple[Any, float]) -> Any:
+    reference, slope = p
+    y = empty_like(x)
+    backend_of(x).gate(reference, x, y, slope)
+    return y
+
+
+_gate = Form("gate", x=_gate_kernel, y=_gate_kernel)  # self-adjoint
+_leaky_kernel = _unary("leaky_relu")
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """x where x > 0, else negative_slope * x."""
+    check_float("leaky_relu", x=x)
+    slope = float(negative_slope)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        return [_gate.open("y", (x.data, slope), x=ct)]
+
+    return record("leaky_relu", _leaky_kernel(x.data, slope), (x,), rule)
+
+
+def relu(x: Tensor) -> Tensor:
+    """x where x > 0, else 0."""
+    return leaky_relu(x, 0.0)
+
+
+# ---- comparison and choice -----------------------------------------------------------------------------------------
+def compare(op: str, a: Any, b: Any) -> Tensor:
+    """A bool tensor: `op` is one of equal, not_equal, less, less_equal, greater, greater_equal."""
+    if is_scalar(b):
+        b = Tensor(np.full((), b, a.dtype if a.dtype.kind == "f" or float(b).is_integer() else np.float32))
+    if is_scalar(a):
+        a = Tensor(np.full((), a, b.dtype))
+    a, b = promote(op, a, b)
+    shape = _broadcast_shape(op, a, b)
+    backend = backend_of(a.data)
+    out = backend.empty(shape, np.bool_)
+    if a.dtype == np.bool_:
+        getattr(np, op)(a.data, b.data, out=out)
+    else:
+        backend.compare(op, a.data, b.data, out)
+    return Tensor(out)
+
+
+def where(condition: Tensor, a: Any, b: Any) -> Tensor:
+    """a where condition (bool) holds, else b; broadcast."""
+    if not isinstance(condition, Tensor) or condition.dtype != np.bool_:
+        raise TypeError(
+            f"where: condition must be a bool Tensor, got {getattr(condition, 'dtype', type(condition).__name__)}"
+        )
+    if is_scalar(a) and is_scalar(b):
+        a = Tensor(np.full((), a, np.float32))
+    if is_scalar(a):
+        a = Tensor(np.full((), a, b.dtype))
+    if is_scalar(b):
+        b = Tensor(np.full((), b, a.dtype))
+    a, b = promote("where", a, b)
+    try:
+        shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
+    except ValueError:
+        raise ValueError(
+            f"where: shapes {condition.shape}, {a.shape} and {b.shape} cannot be broadcast together"
+        ) from None
+    out = empty_like(a.data, shape)
+    if a.dtype.kind == "f":
+        masks = [np.broadcast_to(v, shape) for v in (condition.data, a.data, b.data)]
+        backend_of(a.data).select(*masks, out)
+    else:
+        out[...] = np.where(condition.data, a.data, b.data)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        zero = Tensor(np.zeros((), ct.dtype))
+        ga = sum_to(where(condition, ct, zero), a.shape) if want[0] else None
+        return [ga, sum_to(where(condition, zero, ct), b.shape) if want[1] else None]
+
+    return record("where", out, (a, b), rule)

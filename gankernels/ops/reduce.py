@@ -1,0 +1,162 @@
+"""Reductions over axes in a fixed order: the same bits at any thread count. Arguments as PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from gankernels.autograd import Tensor, record
+from gankernels.backends import backend_of
+from gankernels.geometry import window_geometry
+from gankernels.ops.common import axes, axis_index, cast, check_float, contiguous, empty_like
+from gankernels.ops.pointwise import exp, log, mul, neg, sqrt, square
+from gankernels.ops.shape import sum_to
+from gankernels.ops.window import max_with_index
+
+__all__ = ["amax", "amin", "log_softmax", "logsumexp", "max", "mean", "min", "norm", "softmax", "std", "sum", "var"]
+
+Dim = int | Sequence[int] | None
+
+
+def _kept_shape(x: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(1 if i in dims else n for i, n in enumerate(x.shape))
+
+
+def _dropped_shape(x: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for i, n in enumerate(x.shape) if i not in dims)
+
+
+def sum(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Sum over the axes `dim` (all if None). bool and int64 tensors are counted in int64."""
+    dims = axes("sum", dim, x.ndim)
+    if x.dtype.kind != "f":
+        return Tensor(x.data.sum(axis=dims, keepdims=keepdim, dtype="int64"))
+    kept = sum_to(x, _kept_shape(x, dims))
+    return kept if keepdim else kept.reshape(_dropped_shape(x, dims))
+
+
+def mean(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Mean over the axes `dim` (all if None)."""
+    check_float("mean", x=x)
+    count = prod(x.shape[i] for i in axes("mean", dim, x.ndim))
+    return sum(x, dim, keepdim) / (count if count else float("nan"))
+
+
+def var(x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False) -> Tensor:
+    """Variance over the axes `dim`, in two passes; divided by n - 1 if unbiased, else by n."""
+    check_float("var", x=x)
+    dims = axes("var", dim, x.ndim)
+    count = prod(x.shape[i] for i in dims) - int(unbiased)
+    total = sum(square(x - mean(x, dims, True)), dims, keepdim)
+    return total / (count if count > 0 else float("nan"))
+
+
+def std(x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False) -> Tensor:
+    """Square root of the variance."""
+    return sqrt(var(x, dim, unbiased, keepdim))
+
+
+def norm(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Euclidean norm over the axes `dim`. Its gradient at the zero vector is NaN: add a small number under the root."""
+    check_float("norm", x=x)
+    return sqrt(sum(square(x), dim, keepdim))
+
+
+def _max_along(op: str, x: Tensor, axis: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    """Maximum along one axis as a pooling window that spans it."""
+    if x.shape[axis] == 0:
+        raise ValueError(f"{op}: axis {axis} of shape {x.shape} is empty, it has no maximum")
+    order = (*(i for i in range(x.ndim) if i != axis), axis)
+    rest = tuple(x.shape[i] for i in order[:-1])
+    n = x.shape[axis]
+    lines = x.permute(*order).reshape(1, prod(rest), n)
+    y, index = max_with_index(lines, window_geometry(op, lines.shape, n))
+    shape = _kept_shape(x, (axis,)) if keepdim else rest
+    return y.reshape(shape), Tensor(contiguous(index).reshape(shape))
+
+
+def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The maximum of all elements, or (values, indices) along one axis; the first maximum takes the gradient."""
+    check_float("max", x=x)
+    if dim is None:
+        return _max_along("max", x.reshape(-1), 0, False)[0]
+    return _max_along("max", x, axis_index("max", dim, x.ndim), keepdim)
+
+
+def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The minimum of all elements, or (values, indices) along one axis."""
+    if dim is None:
+        return neg(max(neg(x)))
+    values, indices = max(neg(x), dim, keepdim)
+    return neg(values), indices
+
+
+def _amax(op: str, x: Tensor, dim: Dim, keepdim: bool) -> Tensor:
+    dims = axes(op, dim, x.ndim)
+    for axis in dims:
+        x = _max_along(op, x, axis, True)[0]
+    return x if keepdim else x.reshape(_dropped_shape(x, dims))
+
+
+def amax(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Maximum over the axes `dim` (all if None)."""
+    check_float("amax", x=x)
+    return _amax("amax", x, dim, keepdim)
+
+
+def amin(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Minimum over the axes `dim` (all if None)."""
+    check_float("amin", x=x)
+    return neg(_amax("amin", neg(x), dim, keepdim))
+
+
+# ---- softmax: kernels on rows --------------------------------------------------------------------------------------
+def _softmax_rows(kernel: str, x: Tensor, rule: Any) -> Tensor:
+    data = contiguous(x.data)
+    y = empty_like(data)
+    getattr(backend_of(data), kernel)(data, y)
+    return record(kernel, y, (x,), rule, keep_output=True)
+
+
+def _on_rows(op: str, x: Tensor, dim: int, function: Any) -> Tensor:
+    check_float(op, x=x)
+    axis = axis_index(op, dim, x.ndim)
+    order = (*(i for i in range(x.ndim) if i != axis), axis)
+    moved = x.permute(*order) if x.ndim else x.reshape(1)
+    rows = function(moved.reshape(prod(moved.shape[:-1]), moved.shape[-1])).reshape(moved.shape)
+    back = sorted(range(x.ndim), key=order.__getitem__)
+    return rows.permute(*back) if x.ndim else rows.reshape(())
+
+
+def _softmax2(x: Tensor) -> Tensor:
+    def rule(ct: Tensor, want: Sequence[bool], y: Tensor) -> list[Tensor | None]:
+        weighted = mul(ct, y)
+        return [weighted - mul(y, sum(weighted, -1, True))]
+
+    return _softmax_rows("softmax", x, rule)
+
+
+def _log_softmax2(x: Tensor) -> Tensor:
+    def rule(ct: Tensor, want: Sequence[bool], y: Tensor) -> list[Tensor | None]:
+        return [ct - mul(exp(y), sum(ct, -1, True))]
+
+    return _softmax_rows("log_softmax", x, rule)
+
+
+def softmax(x: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis, without overflow."""
+    return _on_rows("softmax", x if dtype is None else cast(x, dtype), dim, _softmax2)
+
+
+def log_softmax(x: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
+    """Logarithm of softmax along an axis, without overflow."""
+    return _on_rows("log_softmax", x if dtype is None else cast(x, dtype), dim, _log_softmax2)
+
+
+def logsumexp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(x))) along an axis, without overflow."""
+    check_float("logsumexp", x=x)
+    top = Tensor(_max_along("logsumexp", x, axis_index("logsumexp", dim, x.ndim), True)[0].data)
+    total = log(sum(exp(x - top), dim, True)) + top
+    return total if keepdim else total.reshape(_dropped_shape(x, axes("logsumexp", dim, x.ndim)))

@@ -1,0 +1,1 @@
+"""Witnesses for tests: a naive float64 oracle, derived error bounds, gradient checks."""
