@@ -39,7 +39,7 @@ struct type_caster<gk::View<T>> {
 
 // Geometry crosses as one flat tuple of integers (`g.pod` in gankernels/geometry.py), in the order of the struct's members.
 template <class G>
-struct tuple_caster {
+struct geometry_caster {
   static bool load_into(handle source, G& g) {
     static_assert(sizeof(G) % sizeof(int64_t) == 0);
     constexpr size_t count = sizeof(G) / sizeof(int64_t);
@@ -55,13 +55,13 @@ struct tuple_caster {
 template <>
 struct type_caster<gk::ConvGeometry> {
   PYBIND11_TYPE_CASTER(gk::ConvGeometry, const_name("tuple"));
-  bool load(handle source, bool) { return tuple_caster<gk::ConvGeometry>::load_into(source, value); }
+  bool load(handle source, bool) { return geometry_caster<gk::ConvGeometry>::load_into(source, value); }
 };
 
 template <>
 struct type_caster<gk::WindowGeometry> {
   PYBIND11_TYPE_CASTER(gk::WindowGeometry, const_name("tuple"));
-  bool load(handle source, bool) { return tuple_caster<gk::WindowGeometry>::load_into(source, value); }
+  bool load(handle source, bool) { return geometry_caster<gk::WindowGeometry>::load_into(source, value); }
 };
 
 // Operations and algorithms cross as their number.

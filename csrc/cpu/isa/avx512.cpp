@@ -2,7 +2,13 @@
 // Only intrinsics headers and table structs are included here, and everything lives in this namespace.
 #include <immintrin.h>
 
+#include "conv.hpp"
+
 #define GK_VECTOR_BYTES 64
 namespace gk::cpu::avx512 {
 #include "simd.inl"
+
+#include "lanes.inl"
+
+#include "conv.inl"
 }  // namespace gk::cpu::avx512

@@ -1,0 +1,33 @@
+// Which path a convolution takes. The direct one (batch in the vector lanes) is the production path for every shape;
+// im2col + matrix product is the plain reference.
+#include "conv_paths.hpp"
+#include "kernels.hpp"
+
+namespace gk::cpu {
+
+template <class T>
+void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
+  const auto path = a == ConvAlgorithm::im2col ? conv_im2col<T> : conv_direct<T>;
+  path(x.volume(), w.volume(), y.volume(), g);
+}
+
+template <class T>
+void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
+  const auto path = a == ConvAlgorithm::im2col ? conv_transpose_im2col<T> : conv_transpose_direct<T>;
+  path(y.volume(), w.volume(), x.volume(), g);
+}
+
+template <class T>
+void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
+  const auto path = a == ConvAlgorithm::im2col ? conv_weight_im2col<T> : conv_weight_direct<T>;
+  path(x.volume(), y.volume(), w.volume(), g);
+}
+
+#define GK_INSTANTIATE(T)                                                                                  \
+  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);        \
+  template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm); \
+  template void conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+
+}  // namespace gk::cpu

@@ -1,0 +1,248 @@
+// Direct convolution with the batch in the vector lanes (Georganas et al., SC18, arXiv:1808.05567, block over channels;
+// here channels are few and images many). Every output vector is a sum over (input channel, tap) in that order, whatever
+// the batch, the lanes and the threads. conv and conv_transpose are the same gather, see lanes.hpp.
+#include <algorithm>
+#include <vector>
+
+#include "conv_paths.hpp"
+#include "kernels.hpp"
+#include "lanes.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
+
+namespace gk::cpu {
+namespace {
+
+constexpr int64_t kPackedBytes = int64_t(16) << 20;  // packed input held at a time, where one block is smaller
+constexpr int64_t kTaskCycles = 60000;               // rows are joined into tasks of at least about 20 microseconds
+
+// Weights by slot: element (group, output, input, kd, kh, kw).
+template <class T>
+struct Weights {
+  const T* data;
+  int64_t group, output, input;
+  int64_t tap[3];
+};
+
+struct ChannelBlock {
+  int64_t first, valid;  // output channels within the group
+  int tile;              // of the tile that computes them
+};
+
+// One combination of phases of the three axes: a dense convolution with the taps it needs.
+struct DensePhase {
+  const Phase* axis[3];
+  int64_t outputs[3];           // of one sub-volume
+  std::vector<int64_t> offset;  // of every tap, in elements of the packed input
+  int64_t weights = 0;          // where its packed weights begin
+};
+
+template <class T>
+class GatherConv {
+ public:
+  GatherConv(View<const T> in, View<T> out, Weights<T> w, int64_t groups, Axes axes)
+      : in_(in), out_(out), w_(w), groups_(groups), inputs_(in.shape[1] / groups), outputs_(out.shape[1] / groups),
+        axes_(std::move(axes)), table_(conv_table<T>()) {}
+
+  void run() {
+    if (out_.size() == 0) return;
+    bool whole = inputs_ > 0;
+    for (const Axis& a : axes_) {
+      int64_t covered = 0;
+      for (const Phase& p : a.phases) covered += p.outputs;
+      whole = whole && covered == a.out;
+    }
+    if (!whole) fill<T>(out_, 0.0);
+    if (inputs_ == 0 || axes_[0].phases.empty() || axes_[1].phases.empty() || axes_[2].phases.empty()) return;
+    for (int64_t o = 0; o < outputs_;) {
+      const int tile = tile_outputs(table_, outputs_ - o);
+      blocks_.push_back({o, std::min<int64_t>(tile, outputs_ - o), tile});
+      o += tile;
+    }
+    int64_t taps = 1;
+    for (const Axis& a : axes_) taps *= static_cast<int64_t>(a.phases[0].taps.size());
+    const double work = 0.05 * static_cast<double>(taps) * static_cast<double>(outputs_);
+    for (const LaneGroup& group : lane_groups(in_.shape[0], table_.lanes, axes_, work)) run_group(group);
+  }
+
+ private:
+  void run_group(const LaneGroup& group) {
+    for (int i = 0; i < 3; ++i) axes_[i].lay_out(group.cuts[i], i == 2);
+    plan_phases();
+    const int L = table_.lanes;
+    row_ = axes_[2].cells() * L;
+    plane_ = row_ * axes_[1].cells();
+    channel_ = plane_ * axes_[0].cells();
+    const int64_t channels = in_.shape[1], blocks = group.blocks(L), block_size = channels * channel_;
+    const int64_t per_round = std::max<int64_t>(
+        1, std::min<int64_t>(blocks, kPackedBytes / (block_size * static_cast<int64_t>(sizeof(T)))));
+    Scratch<T> packed(per_round * block_size);
+    std::vector<std::vector<Unit>> units(per_round);
+    for (int64_t first = 0; first < blocks; first += per_round) {
+      const int64_t count = std::min(per_round, blocks - first), planes = axes_[0].cells();
+      for (int64_t b = 0; b < count; ++b) units[b] = units_of_block(group, first + b, L, axes_);
+      parallel_for(count * channels * planes, [&](int64_t i) {
+        const int64_t b = i / (channels * planes), c = i / planes % channels, d = i % planes;
+        pack_plane(in_, axes_, units[b], c, d, packed.get() + b * block_size + c * channel_ + d * plane_, int64_t(L));
+      });
+      compute(packed.get(), block_size, units, count);
+    }
+  }
+
+  void plan_phases() {
+    phases_.clear();
+    int64_t weights = 0;
+    const int L = table_.lanes;
+    for (const Phase& d : axes_[0].phases)
+      for (const Phase& h : axes_[1].phases)
+        for (const Phase& w : axes_[2].phases) {
+          DensePhase phase{{&d, &h, &w}, {}, {}, weights};
+          for (int i = 0; i < 3; ++i) phase.outputs[i] = std::min(axes_[i].sub, phase.axis[i]->outputs);
+          for (const Tap& kd : d.taps)
+            for (const Tap& kh : h.taps)
+              for (const Tap& kw : w.taps)
+                phase.offset.push_back(((kd.cell * axes_[1].cells() + kh.cell) * axes_[2].cells() + kw.cell) * L);
+          weights += groups_ * group_weights(phase);
+          phases_.push_back(std::move(phase));
+        }
+    packed_weights_.resize(weights);
+    const int64_t blocks = static_cast<int64_t>(blocks_.size());
+    parallel_for(static_cast<int64_t>(phases_.size()) * groups_ * blocks, [&](int64_t i) {
+      const DensePhase& phase = phases_[i / (groups_ * blocks)];
+      pack_weights(phase, i / blocks % groups_, blocks_[i % blocks]);
+    });
+  }
+
+  int64_t group_weights(const DensePhase& phase) const {
+    const ChannelBlock& last = blocks_.back();
+    return (last.first + last.tile) * inputs_ * static_cast<int64_t>(phase.offset.size());
+  }
+
+  T* weights_of(const DensePhase& phase, int64_t group, const ChannelBlock& block) {
+    return packed_weights_.data() + phase.weights + group * group_weights(phase) +
+           block.first * inputs_ * static_cast<int64_t>(phase.offset.size());
+  }
+
+  // (input, tap, tile) of one block of output channels
+  void pack_weights(const DensePhase& phase, int64_t group, const ChannelBlock& block) {
+    T* dst = weights_of(phase, group, block);
+    const T* from = w_.data + group * w_.group + block.first * w_.output;
+    for (int64_t c = 0; c < inputs_; ++c, from += w_.input)
+      for (const Tap& kd : phase.axis[0]->taps)
+        for (const Tap& kh : phase.axis[1]->taps)
+          for (const Tap& kw : phase.axis[2]->taps) {
+            const T* at = from + kd.k * w_.tap[0] + kh.k * w_.tap[1] + kw.k * w_.tap[2];
+            for (int o = 0; o < block.tile; ++o) *dst++ = o < block.valid ? at[o * w_.output] : T(0);
+          }
+  }
+
+  void compute(const T* packed, int64_t block_size, const std::vector<std::vector<Unit>>& units, int64_t count) {
+    struct Task {
+      const DensePhase* phase;
+      int64_t group;
+      const ChannelBlock* block;
+      int64_t lanes_block, first_row, last_row;
+    };
+    std::vector<Task> tasks;
+    for (int64_t b = 0; b < count; ++b)
+      for (const DensePhase& phase : phases_) {
+        const int64_t rows = phase.outputs[0] * phase.outputs[1];
+        const int64_t work = inputs_ * static_cast<int64_t>(phase.offset.size()) * phase.outputs[2];
+        for (int64_t g = 0; g < groups_; ++g)
+          for (const ChannelBlock& block : blocks_) {
+            const int64_t step = 1 + kTaskCycles / std::max<int64_t>(1, work * block.tile / 2);
+            for (int64_t r = 0; r < rows; r += step) tasks.push_back({&phase, g, &block, b, r, std::min(rows, r + step)});
+          }
+      }
+    parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+      const Task& t = tasks[i];
+      compute_rows(packed + t.lanes_block * block_size + t.group * inputs_ * channel_, units[t.lanes_block], *t.phase,
+                   t.group, *t.block, t.first_row, t.last_row);
+    });
+  }
+
+  void compute_rows(const T* in, const std::vector<Unit>& units, const DensePhase& phase, int64_t group,
+                    const ChannelBlock& block, int64_t first_row, int64_t last_row) {
+    const int L = table_.lanes;
+    const int64_t width = phase.outputs[2], taps = static_cast<int64_t>(phase.offset.size());
+    const int64_t widest = table_.max_positions[block.tile];
+    const T* weights = weights_of(phase, group, block);
+    Scratch<T> line(block.tile * width * L), plain((L + 1) * width);
+    for (int64_t row = first_row; row < last_row; ++row) {
+      const int64_t d = row / phase.outputs[1], h = row % phase.outputs[1];
+      const T* at = in + d * axes_[0].step * plane_ + h * axes_[1].step * row_;
+      for (int64_t p = 0; p < width;) {
+        const int64_t positions = std::min(widest, width - p);
+        table_.tile[block.tile][positions](at + p * L, inputs_, channel_, phase.offset.data(), taps, weights,
+                                           line.get() + p * L, width * L, false);
+        p += positions;
+      }
+      for (int64_t o = 0; o < block.valid; ++o)
+        store_row(line.get() + o * width * L, units, phase, group * outputs_ + block.first + o, d, h, plain.get());
+    }
+  }
+
+  // One row of lane layout to the rows of the output that its lanes stand for.
+  void store_row(const T* line, const std::vector<Unit>& units, const DensePhase& phase, int64_t channel, int64_t d,
+                 int64_t h, T* plain) {
+    const int L = table_.lanes;
+    const int64_t width = phase.outputs[2];
+    const Phase &pd = *phase.axis[0], &ph = *phase.axis[1], &pw = *phase.axis[2];
+    const bool direct = axes_[2].cuts == 1 && pw.every * out_.stride[4] == 1;
+    T* rows[64];
+    T* target[64];
+    for (int l = 0; l < L; ++l) {
+      const Unit& u = units[l];
+      const int64_t od = u.start[0] + d, oh = u.start[1] + h;
+      const bool inside = u.image >= 0 && od < pd.outputs && oh < ph.outputs;
+      target[l] = inside ? out_.data + u.image * out_.stride[0] + channel * out_.stride[1] +
+                               (pd.first + od * pd.every) * out_.stride[2] + (ph.first + oh * ph.every) * out_.stride[3] +
+                               (pw.first + u.start[2] * pw.every) * out_.stride[4]
+                         : nullptr;
+      rows[l] = direct && inside ? target[l] : plain + l * width;
+    }
+    table_.deinterleave(line, L, width, rows);
+    if (direct) return;
+    const int64_t stride = pw.every * out_.stride[4];
+    for (int l = 0; l < L; ++l) {
+      if (!target[l]) continue;
+      const int64_t valid = std::min(width, pw.outputs - units[l].start[2]);
+      for (int64_t i = 0; i < valid; ++i) target[l][i * stride] = rows[l][i];
+    }
+  }
+
+  const View<const T> in_;
+  const View<T> out_;
+  const Weights<T> w_;
+  const int64_t groups_, inputs_, outputs_;  // channels per group
+  Axes axes_;
+  const ConvTable<T>& table_;
+  std::vector<ChannelBlock> blocks_;
+  std::vector<DensePhase> phases_;
+  std::vector<T> packed_weights_;
+  int64_t row_ = 0, plane_ = 0, channel_ = 0;  // strides of the packed input
+};
+
+}  // namespace
+
+template <class T>
+void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
+  const Weights<T> weights{w.data, g.out_channels / g.groups * w.stride[0], w.stride[0], w.stride[1],
+                           {w.stride[2], w.stride[3], w.stride[4]}};
+  GatherConv<T>(x, y, weights, g.groups, gather_axes(g)).run();
+}
+
+template <class T>
+void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
+  const Weights<T> weights{w.data, g.out_channels / g.groups * w.stride[0], w.stride[1], w.stride[0],
+                           {w.stride[2], w.stride[3], w.stride[4]}};
+  GatherConv<T>(y, x, weights, g.groups, transposed_gather_axes(g)).run();
+}
+
+#define GK_INSTANTIATE(T)                                                                   \
+  template void conv_direct<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
+  template void conv_transpose_direct<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+
+}  // namespace gk::cpu

@@ -1,0 +1,184 @@
+// The weights gradient of the direct convolution: images are lanes, so lanes are part of the sum. A tile of output channels
+// times taps runs over a few rows of y that stay in the first-level cache; lanes are added up at the end of a slab.
+// Tasks are (channel block, input channel) pairs times a number of slabs that the geometry fixes, added in order.
+#include <algorithm>
+#include <vector>
+
+#include "conv_paths.hpp"
+#include "kernels.hpp"
+#include "lanes.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
+
+namespace gk::cpu {
+namespace {
+
+constexpr int64_t kPackedBytes = int64_t(32) << 20;  // packed x and y held at a time, where one block is smaller
+constexpr int64_t kRowBytes = 24 << 10;              // rows of y per pass over the taps
+constexpr int64_t kTapsAtOnce = 192;                 // partial sums of a task: 96 KiB in vectors of 64 bytes
+constexpr int64_t kTasks = 64;                       // wanted where there are fewer pairs than this
+
+struct ChannelBlock {
+  int64_t first, valid;  // output channels, all groups together
+  int64_t group;
+  int tile;
+  int64_t offset;  // channels of packed y before it
+};
+
+// y as packed input of its own: every output reads itself.
+Axes identity_axes(const Axes& axes) {
+  Axes same;
+  for (int i = 0; i < 3; ++i) {
+    same[i].in = same[i].out = axes[i].out;
+    same[i].phases.push_back({0, 1, axes[i].out, {{0, 0, 0}}});
+  }
+  return same;
+}
+
+template <class T>
+class WeightSum {
+ public:
+  WeightSum(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g)
+      : x_(x), y_(y), w_(w), g_(g), axes_(gather_axes(g)), y_axes_(identity_axes(axes_)), table_(conv_table<T>()) {}
+
+  void run() {
+    if (w_.size() == 0) return;
+    for (const Axis& a : axes_) taps_ *= a.phases.empty() ? 0 : static_cast<int64_t>(a.phases[0].taps.size());
+    const bool whole = taps_ == g_.taps() && y_.size() > 0;
+    if (!whole) fill<T>(w_, 0.0);
+    if (taps_ == 0 || y_.size() == 0) return;
+    const int64_t outputs = g_.out_channels / g_.groups;
+    inputs_ = g_.in_channels / g_.groups;
+    for (int64_t group = 0; group < g_.groups; ++group)
+      for (int64_t o = 0; o < outputs;) {
+        const int tile = tile_outputs(table_, outputs - o);
+        blocks_.push_back({group * outputs + o, std::min<int64_t>(tile, outputs - o), group, tile, y_channels_});
+        y_channels_ += tile;
+        o += tile;
+      }
+    const int64_t pairs = static_cast<int64_t>(blocks_.size()) * inputs_;
+    slabs_ = pairs >= kTasks ? 1 : (kTasks + pairs - 1) / pairs;
+    sums_.assign(slabs_ * y_channels_ * inputs_ * taps_, T(0));
+    const double work = 0.05 * static_cast<double>(taps_) * static_cast<double>(outputs);
+    for (const LaneGroup& group : lane_groups(g_.batch, table_.lanes, axes_, work)) add_group(group);
+    parallel_for(pairs, [&](int64_t i) { write(blocks_[i / inputs_], i % inputs_); });
+  }
+
+ private:
+  void add_group(const LaneGroup& group) {
+    const int L = table_.lanes;
+    for (int i = 0; i < 3; ++i) axes_[i].lay_out(group.cuts[i], i == 2), y_axes_[i].lay_out(group.cuts[i], i == 2);
+    offset_.clear();
+    for (const Tap& d : axes_[0].phases[0].taps)
+      for (const Tap& h : axes_[1].phases[0].taps)
+        for (const Tap& w : axes_[2].phases[0].taps)
+          offset_.push_back(((d.cell * axes_[1].cells() + h.cell) * axes_[2].cells() + w.cell) * L);
+    row_ = axes_[2].cells() * L;
+    plane_ = row_ * axes_[1].cells();
+    channel_ = plane_ * axes_[0].cells();
+    const int64_t y_plane = axes_[1].sub * axes_[2].sub * L, y_channel = axes_[0].sub * y_plane;
+    const int64_t x_size = g_.in_channels * channel_, y_size = y_channels_ * y_channel;
+    const int64_t blocks = group.blocks(L);
+    const int64_t per_round = std::max<int64_t>(
+        1, std::min<int64_t>(blocks, kPackedBytes / ((x_size + y_size) * static_cast<int64_t>(sizeof(T)))));
+    Scratch<T> x(per_round * x_size), y(per_round * y_size);
+    std::vector<std::vector<Unit>> units(per_round);
+    for (int64_t first = 0; first < blocks; first += per_round) {
+      const int64_t count = std::min(per_round, blocks - first), planes = axes_[0].cells();
+      for (int64_t b = 0; b < count; ++b) units[b] = units_of_block(group, first + b, L, axes_);
+      parallel_for(count * g_.in_channels * planes, [&](int64_t i) {
+        const int64_t b = i / (g_.in_channels * planes), c = i / planes % g_.in_channels, d = i % planes;
+        pack_plane(x_, axes_, units[b], c, d, x.get() + b * x_size + c * channel_ + d * plane_, int64_t(L));
+      });
+      const int64_t block_count = static_cast<int64_t>(blocks_.size());
+      parallel_for(count * block_count * axes_[0].sub, [&](int64_t i) {
+        const int64_t b = i / (block_count * axes_[0].sub), d = i % axes_[0].sub;
+        const ChannelBlock& block = blocks_[i / axes_[0].sub % block_count];
+        T* dst = y.get() + b * y_size + block.offset * y_channel + d * y_plane * block.tile;
+        for (int o = 0; o < block.tile; ++o)  // (D, H, W, channel, lane)
+          if (o < block.valid)
+            pack_plane(y_, y_axes_, units[b], block.first + o, d, dst + o * L, int64_t(L) * block.tile);
+          else
+            for (int64_t v = 0; v < axes_[1].sub * axes_[2].sub; ++v) std::fill_n(dst + (v * block.tile + o) * L, L, T(0));
+      });
+      parallel_for(slabs_ * block_count * inputs_, [&](int64_t i) {
+        add_slab(x.get(), x_size, y.get(), y_size, y_channel, count, i / (block_count * inputs_),
+                 blocks_[i / inputs_ % block_count], i % inputs_);
+      });
+    }
+  }
+
+  T* sums_of(int64_t slab, const ChannelBlock& block, int64_t c) {
+    return sums_.data() + slab * y_channels_ * inputs_ * taps_ + (block.offset * inputs_ + c * block.tile) * taps_;
+  }
+
+  // Adds slab `slab` of `count` lane blocks to the sums (tap, channel) of one pair.
+  void add_slab(const T* x, int64_t x_size, const T* y, int64_t y_size, int64_t y_channel, int64_t count, int64_t slab,
+                const ChannelBlock& block, int64_t c) {
+    const int L = table_.lanes;
+    const int64_t width = axes_[2].sub, height = axes_[1].sub, depth = axes_[0].sub;
+    const int64_t y_row = width * block.tile * L;
+    const int64_t rows = std::max<int64_t>(1, std::min<int64_t>(height, kRowBytes / (y_row * static_cast<int64_t>(sizeof(T)))));
+    const int64_t chunks = (height + rows - 1) / rows, visits = count * depth * chunks;
+    const int64_t begin = visits * slab / slabs_, end = visits * (slab + 1) / slabs_;
+    if (begin == end) return;
+    const int64_t widest = table_.max_positions[block.tile];
+    Scratch<T> lanes(std::min(taps_, kTapsAtOnce) * block.tile * L);
+    T* sums = sums_of(slab, block, c);
+    for (int64_t first = 0; first < taps_; first += kTapsAtOnce) {
+      const int64_t taps = std::min(kTapsAtOnce, taps_ - first);
+      std::fill_n(lanes.get(), taps * block.tile * L, T(0));
+      for (int64_t v = begin; v < end; ++v) {
+        const int64_t b = v / (depth * chunks), d = v / chunks % depth, h = v % chunks * rows;
+        const T* xs = x + b * x_size + (block.group * inputs_ + c) * channel_ + d * axes_[0].step * plane_ +
+                      h * axes_[1].step * row_;
+        const T* ys = y + b * y_size + block.offset * y_channel + (d * height + h) * y_row;
+        for (int64_t t = 0; t < taps;) {
+          const int64_t some = std::min(widest, taps - t);
+          table_.weight_tile[block.tile][some](xs, offset_.data() + first + t, axes_[1].step * row_, ys, y_row,
+                                               std::min(rows, height - h), width, lanes.get() + t * block.tile * L);
+          t += some;
+        }
+      }
+      table_.add_lanes(lanes.get(), taps * block.tile, sums + first * block.tile);
+    }
+  }
+
+  void write(const ChannelBlock& block, int64_t c) {
+    int64_t t = 0;
+    for (const Tap& d : axes_[0].phases[0].taps)
+      for (const Tap& h : axes_[1].phases[0].taps)
+        for (const Tap& w : axes_[2].phases[0].taps) {
+          T* at = w_.data + c * w_.stride[1] + d.k * w_.stride[2] + h.k * w_.stride[3] + w.k * w_.stride[4];
+          for (int64_t o = 0; o < block.valid; ++o) {
+            T sum = 0;
+            for (int64_t s = 0; s < slabs_; ++s) sum += sums_of(s, block, c)[t * block.tile + o];
+            at[(block.first + o) * w_.stride[0]] = sum;
+          }
+          ++t;
+        }
+  }
+
+  const View<const T> x_, y_;
+  const View<T> w_;
+  const ConvGeometry g_;
+  Axes axes_, y_axes_;
+  const ConvTable<T>& table_;
+  std::vector<ChannelBlock> blocks_;
+  std::vector<int64_t> offset_;  // of every tap, in elements of packed x
+  std::vector<T> sums_;          // (slab, channel block, input channel, tap, channel)
+  int64_t inputs_ = 0, taps_ = 1, y_channels_ = 0, slabs_ = 1;
+  int64_t row_ = 0, plane_ = 0, channel_ = 0;  // strides of packed x
+};
+
+}  // namespace
+
+template <class T>
+void conv_weight_direct(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
+  WeightSum<T>(x, y, w, g).run();
+}
+
+template void conv_weight_direct<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&);
+template void conv_weight_direct<double>(View<const double>, View<const double>, View<double>, const ConvGeometry&);
+
+}  // namespace gk::cpu

@@ -1,0 +1,23 @@
+// The two convolution paths; conv.cpp chooses. Views have five axes here.
+#pragma once
+
+#include "../core/geometry.hpp"
+#include "../core/view.hpp"
+
+namespace gk::cpu {
+
+template <class T>
+void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+template <class T>
+void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+template <class T>
+void conv_weight_direct(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+
+template <class T>
+void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+template <class T>
+void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+template <class T>
+void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+
+}  // namespace gk::cpu

@@ -1,0 +1,237 @@
+// The plan of lanes.hpp and the packing of windows into lane layout.
+#include "lanes.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+
+#include "scratch.hpp"
+
+namespace gk::cpu {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+int64_t floor_mod(int64_t a, int64_t b) { return (a % b + b) % b; }
+
+// Is there an m in [0, outputs) with 0 <= t*m + e < in ?
+bool sees_input(int64_t e, int64_t t, int64_t outputs, int64_t in) {
+  const int64_t m = e >= 0 ? 0 : ceil_div(-e, t);
+  return m < outputs && t * m + e < in;
+}
+
+int64_t all_taps(const std::vector<Phase>& phases) {
+  int64_t n = 0;
+  for (const Phase& p : phases) n += static_cast<int64_t>(p.taps.size());
+  return n;
+}
+
+struct Range {
+  int64_t low = std::numeric_limits<int64_t>::max(), high = std::numeric_limits<int64_t>::min();
+};
+
+Range tap_range(const std::vector<Phase>& phases) {
+  Range r;
+  for (const Phase& p : phases)
+    for (const Tap& tap : p.taps) r.low = std::min(r.low, tap.e), r.high = std::max(r.high, tap.e);
+  return r;
+}
+
+// A window with gaps (a stride or dilation larger than the kernel): one cell for every output and tap is smaller.
+bool is_sparse(const Axis& axis, int64_t outputs) {
+  const Range r = tap_range(axis.phases);
+  return axis.phases.size() == 1 && axis.t * (outputs - 1) + (r.high - r.low) + 1 > outputs * all_taps(axis.phases);
+}
+
+}  // namespace
+
+int64_t Axis::outputs() const {
+  int64_t n = 0;
+  for (const Phase& p : phases) n = std::max(n, p.outputs);
+  return n;
+}
+
+int64_t Axis::window(int64_t outputs) const {
+  const Range r = tap_range(phases);
+  if (is_sparse(*this, outputs)) return outputs * all_taps(phases);
+  return t * (outputs - 1) + (r.high - r.low) + 1;
+}
+
+void Axis::lay_out(int64_t cut_count, bool unit_step) {
+  cuts = cut_count;
+  sub = ceil_div(outputs(), cuts);
+  cell_at.clear();
+  run = 0;
+  const Range r = tap_range(phases);
+  if (is_sparse(*this, sub)) {
+    std::vector<Tap>& taps = phases[0].taps;
+    const int64_t count = static_cast<int64_t>(taps.size());
+    step = unit_step ? 1 : count;
+    cell_at.resize(sub * count);
+    for (int64_t k = 0; k < count; ++k) {
+      taps[k].cell = unit_step ? k * sub : k;
+      for (int64_t m = 0; m < sub; ++m) cell_at[taps[k].cell + m * step] = t * m + taps[k].e;
+    }
+    return;
+  }
+  const int64_t extent = t * (sub - 1) + (r.high - r.low) + 1;
+  const int64_t residues = unit_step ? t : 1;  // cells of one residue modulo t lie together
+  const int64_t length = ceil_div(extent, residues);
+  step = unit_step ? 1 : t;
+  cell_at.resize(residues * length);
+  for (int64_t i = 0; i < residues; ++i)
+    for (int64_t j = 0; j < length; ++j) cell_at[i * length + j] = r.low + i + j * residues;
+  if (residues == 1) run = length;
+  for (Phase& p : phases)
+    for (Tap& tap : p.taps) {
+      const int64_t from = tap.e - r.low;
+      tap.cell = (from % residues) * length + from / residues;
+    }
+}
+
+Axes gather_axes(const ConvGeometry& g) {
+  Axes axes;
+  for (int i = 0; i < 3; ++i) {
+    Axis& a = axes[i];
+    a.in = g.x[i], a.out = g.y[i], a.t = g.stride[i];
+    Phase phase{0, 1, g.y[i], {}};
+    for (int64_t k = 0; k < g.kernel[i]; ++k) {
+      const int64_t e = g.dilation[i] * k - g.pad_lo[i];
+      if (sees_input(e, a.t, a.out, a.in)) phase.taps.push_back({k, e, 0});
+    }
+    if (!phase.taps.empty()) a.phases.push_back(std::move(phase));
+  }
+  return axes;
+}
+
+Axes transposed_gather_axes(const ConvGeometry& g) {
+  Axes axes;
+  for (int i = 0; i < 3; ++i) {
+    Axis& a = axes[i];
+    a.in = g.y[i], a.out = g.x[i], a.t = 1;
+    const int64_t s = g.stride[i];
+    std::map<int64_t, Phase> phases;
+    for (int64_t k = 0; k < g.kernel[i]; ++k) {
+      const int64_t shift = g.dilation[i] * k - g.pad_lo[i];  // x cell that output 0 of conv reads with this tap
+      const int64_t first = floor_mod(shift, s);
+      if (first >= a.out) continue;
+      const int64_t outputs = ceil_div(a.out - first, s);
+      const int64_t e = (first - shift) / s;
+      if (!sees_input(e, 1, outputs, a.in)) continue;
+      Phase& phase = phases[first];
+      phase.first = first, phase.every = s, phase.outputs = outputs;
+      phase.taps.push_back({k, e, 0});
+    }
+    for (auto& entry : phases) a.phases.push_back(std::move(entry.second));
+  }
+  return axes;
+}
+
+std::vector<LaneGroup> lane_groups(int64_t batch, int lanes, const Axes& axes, double work) {
+  std::vector<LaneGroup> groups;
+  const int64_t rest = batch % lanes, whole = batch - rest;
+  if (whole > 0) groups.push_back({0, whole, {1, 1, 1}});
+  if (rest == 0) return groups;
+  LaneGroup best{whole, rest, {1, 1, 1}};
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t w = 1; w <= lanes; ++w)
+    for (int64_t h = 1; w * h <= lanes; ++h)
+      for (int64_t d = 1; w * h * d <= lanes; ++d) {
+        const std::array<int64_t, 3> cuts{d, h, w};
+        double positions = 1, cells = 1;
+        bool useful = true;
+        for (int i = 0; i < 3; ++i) {
+          const int64_t outputs = axes[i].outputs();
+          useful = useful && cuts[i] <= outputs;
+          positions *= static_cast<double>(ceil_div(outputs, cuts[i]));
+          cells *= static_cast<double>(axes[i].window(ceil_div(outputs, cuts[i])));
+        }
+        const LaneGroup group{whole, rest, cuts};
+        const double cost = static_cast<double>(group.blocks(lanes)) * (positions * work + cells);
+        if (useful && cost < least) least = cost, best = group;
+      }
+  groups.push_back(best);
+  return groups;
+}
+
+std::vector<Unit> units_of_block(const LaneGroup& group, int64_t block, int lanes, const Axes& axes) {
+  std::vector<Unit> units(lanes);
+  for (int l = 0; l < lanes; ++l) {
+    int64_t u = block * lanes + l;
+    if (u >= group.units()) break;
+    for (int i = 2; i >= 0; --i) {
+      units[l].start[i] = u % group.cuts[i] * axes[i].sub;
+      u /= group.cuts[i];
+    }
+    units[l].image = group.first + u;
+  }
+  return units;
+}
+
+namespace {
+
+// One row of one lane: dst[i] = row[cell i], zero outside.
+template <class T>
+void copy_row(const T* row, int64_t stride, const Axis& w, int64_t from, T* dst) {
+  for (int64_t i = 0; i < w.cells(); ++i) {
+    const int64_t at = from + w.cell_at[i];
+    dst[i] = at >= 0 && at < w.in ? row[at * stride] : T(0);
+  }
+}
+
+template <class T>
+void zero_vectors(T* dst, int64_t stride, int64_t count, int lanes) {
+  for (int64_t i = 0; i < count; ++i) std::fill_n(dst + i * stride, lanes, T(0));
+}
+
+}  // namespace
+
+template <class T>
+void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d, T* dst,
+                int64_t stride) {
+  const ConvTable<T>& table = conv_table<T>();
+  const Axis &ad = axes[0], &ah = axes[1], &aw = axes[2];
+  const int L = table.lanes;
+  const int64_t cells = aw.cells();
+  // The cells that are consecutive in memory, the same ones for every lane, are interleaved straight from the input.
+  const bool direct = in.stride[4] == 1 && aw.cuts == 1 && aw.run == cells;
+  const int64_t low = direct ? std::min(cells, std::max<int64_t>(0, -aw.cell_at[0])) : 0;
+  const int64_t high = direct ? std::max(low, std::min(cells, aw.in - aw.cell_at[0])) : cells;
+  Scratch<T> scratch((direct ? 1 : L) * cells);
+  std::fill_n(scratch.get(), cells, T(0));
+  std::vector<const T*> rows(L);
+  for (int64_t h = 0; h < ah.cells(); ++h, dst += cells * stride) {
+    bool any = false;
+    for (int l = 0; l < L; ++l) {
+      const Unit& unit = units[l];
+      const int64_t at_d = ad.t * unit.start[0] + ad.cell_at[d], at_h = ah.t * unit.start[1] + ah.cell_at[h];
+      const bool inside = unit.image >= 0 && at_d >= 0 && at_d < ad.in && at_h >= 0 && at_h < ah.in;
+      any = any || inside;
+      const T* row = inside ? in.data + unit.image * in.stride[0] + c * in.stride[1] + at_d * in.stride[2] +
+                                  at_h * in.stride[3]
+                            : nullptr;
+      if (direct) {
+        rows[l] = inside && low < high ? row + (low + aw.cell_at[0]) : scratch.get();
+      } else {
+        T* copy = scratch.get() + l * cells;
+        if (inside)
+          copy_row(row, in.stride[4], aw, aw.t * unit.start[2], copy);
+        else
+          std::fill_n(copy, cells, T(0));
+        rows[l] = copy;
+      }
+    }
+    if (!any) {
+      zero_vectors(dst, stride, cells, L);
+      continue;
+    }
+    zero_vectors(dst, stride, low, L);
+    table.interleave(rows.data(), high - low, dst + low * stride, stride);
+    zero_vectors(dst + high * stride, stride, cells - high, L);
+  }
+}
+
+template void pack_plane(const View<const float>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, float*, int64_t);
+template void pack_plane(const View<const double>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, double*,
+                         int64_t);
+
+}  // namespace gk::cpu

@@ -1,0 +1,78 @@
+// Which cells a convolution reads, and how (image, sub-volume) pairs fill the lanes of a vector.
+// Both directions are one gather: out[n, o, first + every*m] = sum over c, taps of w[o, c, k] * in[n, c, t*m + e_k] on
+// every axis; conv has one phase (t = stride), conv_transpose one phase for each residue modulo the stride (t = 1).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "../core/geometry.hpp"
+#include "../core/view.hpp"
+#include "conv_table.hpp"
+
+namespace gk::cpu {
+
+struct Tap {
+  int64_t k;     // index into the kernel's axis
+  int64_t e;     // coordinate of the cell that output 0 reads
+  int64_t cell;  // the same as a cell of the packed axis, set by Axis::lay_out
+};
+
+struct Phase {
+  int64_t first, every, outputs;
+  std::vector<Tap> taps;  // only those that see a cell of the input for some output
+};
+
+struct Axis {
+  int64_t in = 0;      // extent of the input
+  int64_t out = 0;     // extent of the output
+  int64_t t = 1;       // input cells between adjacent outputs
+  std::vector<Phase> phases;
+
+  // The packed window of one sub-volume: its cells are the coordinates t*start + cell_at[i].
+  int64_t cuts = 1, sub = 0;  // sub-volumes, and outputs (of the largest phase) in each
+  int64_t step = 1;           // packed cells between adjacent outputs
+  int64_t run = 0;            // cells [0, run) are consecutive coordinates
+  std::vector<int64_t> cell_at;
+
+  int64_t cells() const { return static_cast<int64_t>(cell_at.size()); }
+  int64_t outputs() const;  // of the largest phase
+  // Window of a sub-volume with that many outputs, without laying it out.
+  int64_t window(int64_t outputs) const;
+  // Cuts the axis and orders the cells; `unit_step`: adjacent outputs read adjacent cells, whatever t is.
+  void lay_out(int64_t cut_count, bool unit_step);
+};
+
+typedef std::array<Axis, 3> Axes;
+
+Axes gather_axes(const ConvGeometry& g);            // open slot y: in = x, out = y
+Axes transposed_gather_axes(const ConvGeometry& g);  // open slot x: in = y, out = x
+
+// Images [first, first + images) in lanes: unit u is sub-volume u % cuts of image first + u / cuts.
+struct LaneGroup {
+  int64_t first, images;
+  std::array<int64_t, 3> cuts;
+
+  int64_t units() const { return images * cuts[0] * cuts[1] * cuts[2]; }
+  int64_t blocks(int lanes) const { return (units() + lanes - 1) / lanes; }
+};
+
+// Whole vectors of images first; the rest, if any, in sub-volumes that leave the fewest lanes idle.
+// `work` is the multiply-adds of one output position relative to those of packing one cell.
+std::vector<LaneGroup> lane_groups(int64_t batch, int lanes, const Axes& axes, double work);
+
+// What lane l of a block holds. image < 0: nothing.
+struct Unit {
+  int64_t image = -1;
+  std::array<int64_t, 3> start{};  // first output (of any phase) on each axis
+};
+std::vector<Unit> units_of_block(const LaneGroup& group, int64_t block, int lanes, const Axes& axes);
+
+// Packs channel c, window plane d of `in` (N, C, D, H, W): dst(cells of H, cells of W) of vectors `stride` elements apart,
+// zero outside `in`.
+template <class T>
+void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d, T* dst,
+                int64_t stride);
+
+}  // namespace gk::cpu

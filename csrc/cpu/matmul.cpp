@@ -1,0 +1,143 @@
+// c = a b by packed panels (Goto and van de Geijn, ACM TOMS 34, 2008): a in blocks of tile rows, b in panels as wide as a
+// tile, the inner extent in blocks that keep a panel in the cache. The tile is that of the direct convolution.
+#include <algorithm>
+#include <vector>
+
+#include "conv_table.hpp"
+#include "kernels.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
+
+namespace gk::cpu {
+namespace {
+
+constexpr int64_t kInner = 256;   // inner extent of a panel block: 48 KiB of b for 48 columns
+constexpr int64_t kRows = 256;    // rows of c per task
+
+struct RowBlock {
+  int64_t first, rows;
+  int outputs;
+};
+
+template <class T>
+std::vector<RowBlock> cut_rows(const ConvTable<T>& table, int64_t rows) {
+  std::vector<RowBlock> blocks;
+  for (int64_t m = 0; m < rows;) {
+    const int outputs = tile_outputs(table, rows - m);
+    blocks.push_back({m, std::min<int64_t>(outputs, rows - m), outputs});
+    m += outputs;
+  }
+  return blocks;
+}
+
+// block(K, outputs) of rows of a(M, K); missing rows are zero
+template <class T>
+void pack_rows(const T* a, int64_t row, int64_t column, int64_t inner, const RowBlock& block, T* dst) {
+  for (int o = 0; o < block.outputs; ++o) {
+    const T* src = a + (block.first + o) * row;
+    T* to = dst + o;
+    if (o < block.rows)
+      for (int64_t k = 0; k < inner; ++k) to[k * block.outputs] = src[k * column];
+    else
+      for (int64_t k = 0; k < inner; ++k) to[k * block.outputs] = T(0);
+  }
+}
+
+// panel(inner, width) of b(K, N) from its element (0, 0); columns beyond `columns` are zero
+template <class T>
+void pack_panel(const ConvTable<T>& table, const T* b, int64_t row, int64_t column, int64_t inner, int64_t columns,
+                int64_t width, T* dst) {
+  if (column != 1 && row == 1) {
+    const int L = table.lanes;
+    std::vector<T> zeros(inner, T(0));
+    std::vector<const T*> rows(L);
+    for (int64_t n = 0; n < width; n += L) {
+      for (int l = 0; l < L; ++l) rows[l] = n + l < columns ? b + (n + l) * column : zeros.data();
+      table.interleave(rows.data(), inner, dst + n, width);
+    }
+    return;
+  }
+  for (int64_t k = 0; k < inner; ++k, b += row, dst += width) {
+    for (int64_t n = 0; n < columns; ++n) dst[n] = b[n * column];
+    std::fill(dst + columns, dst + width, T(0));
+  }
+}
+
+template <class T>
+View<T> transposed(View<T> v) {
+  std::swap(v.shape[1], v.shape[2]);
+  std::swap(v.stride[1], v.stride[2]);
+  return v;
+}
+
+}  // namespace
+
+template <class T>
+void matmul(View<const T> a, View<const T> b, View<T> c) {
+  const int64_t B = c.shape[0], M = c.shape[1], N = c.shape[2], K = a.shape[2];
+  if (c.size() == 0) return;
+  const ConvTable<T>& table = conv_table<T>();
+  const int L = table.lanes;
+  if (N < M && N < L) return matmul<T>(transposed(b), transposed(a), transposed(c));  // vectors run along N
+
+  const std::vector<RowBlock> blocks = cut_rows(table, M);
+  int64_t positions = (N + L - 1) / L;
+  for (const RowBlock& block : blocks) positions = std::min<int64_t>(positions, table.max_positions[block.outputs]);
+  const int64_t width = positions * L;
+  const int64_t panels = (N + width - 1) / width;
+  const int64_t block_count = static_cast<int64_t>(blocks.size());
+  const int64_t padded_rows = blocks.back().first + blocks.back().outputs;
+  const int64_t inner_block = std::min(K, kInner);
+  std::vector<int64_t> offset(inner_block);
+  for (int64_t k = 0; k < inner_block; ++k) offset[k] = k * width;
+  // With one block of rows a panel is used once: full panels of rows that lie in memory as wanted are not packed.
+  const bool unpacked = block_count == 1 && b.stride[2] == 1;
+  std::vector<int64_t> unpacked_offset(unpacked ? inner_block : 0);
+  for (int64_t k = 0; k < static_cast<int64_t>(unpacked_offset.size()); ++k) unpacked_offset[k] = k * b.stride[1];
+
+  Scratch<T> packed_a(B * padded_rows * K);
+  parallel_for(B * block_count, [&](int64_t i) {
+    const RowBlock& block = blocks[i % block_count];
+    const int64_t n = i / block_count;
+    pack_rows(a.data + n * a.stride[0], a.stride[1], a.stride[2], K, block,
+              packed_a.get() + (n * padded_rows + block.first) * K);
+  });
+
+  const int64_t blocks_per_task = std::max<int64_t>(1, kRows / blocks[0].outputs);
+  const int64_t row_tasks = (block_count + blocks_per_task - 1) / blocks_per_task;
+  parallel_for(B * panels * row_tasks, [&](int64_t i) {
+    const int64_t first_block = i % row_tasks * blocks_per_task;
+    const int64_t last_block = std::min(block_count, first_block + blocks_per_task);
+    const int64_t n0 = i / row_tasks % panels * width, columns = std::min(width, N - n0);
+    const int64_t batch = i / (row_tasks * panels);
+    const int64_t first_row = blocks[first_block].first;
+    const int64_t rows = blocks[last_block - 1].first + blocks[last_block - 1].outputs - first_row;
+    Scratch<T> panel(inner_block * width), result(rows * width);
+    for (int64_t k0 = 0; k0 < K || k0 == 0; k0 += inner_block + (K == 0)) {
+      const int64_t inner = std::min(inner_block, K - k0);
+      const T* from = b.data + batch * b.stride[0] + k0 * b.stride[1] + n0 * b.stride[2];
+      const bool in_place = unpacked && columns == width;
+      if (!in_place) pack_panel(table, from, b.stride[1], b.stride[2], inner, columns, width, panel.get());
+      for (int64_t m = first_block; m < last_block; ++m) {
+        const RowBlock& block = blocks[m];
+        table.tile[block.outputs][positions](in_place ? from : panel.get(), 1, 0,
+                                             in_place ? unpacked_offset.data() : offset.data(), inner,
+                                             packed_a.get() + (batch * padded_rows + block.first) * K + k0 * block.outputs,
+                                             result.get() + (block.first - first_row) * width, width, k0 > 0);
+      }
+    }
+    for (int64_t m = 0; m < std::min(rows, M - first_row); ++m) {
+      T* to = c.data + batch * c.stride[0] + (first_row + m) * c.stride[1] + n0 * c.stride[2];
+      const T* src = result.get() + m * width;
+      if (c.stride[2] == 1)
+        std::copy_n(src, columns, to);
+      else
+        for (int64_t n = 0; n < columns; ++n) to[n * c.stride[2]] = src[n];
+    }
+  });
+}
+
+template void matmul<float>(View<const float>, View<const float>, View<float>);
+template void matmul<double>(View<const double>, View<const double>, View<double>);
+
+}  // namespace gk::cpu
