@@ -130,6 +130,25 @@ class ShowerFile:
             showers = showers[~bad]
         return showers
 
+    def read_rows(self, rows: Array) -> Showers:
+        """Events by number (k,), increasing; one read from the first to the last, of which the others are left out.
+
+        Raises
+        ------
+        ShowerFileError
+            If a number lies outside the file, the data are damaged, or one of the events is bad, whatever on_bad says.
+        """
+        if len(rows) == 0 or rows[0] < 0 or rows[-1] >= self.n_events or (np.diff(rows) <= 0).any():
+            raise ShowerFileError(f"{self.path}: expected increasing event numbers from 0 to {self.n_events - 1}")
+        first = int(rows[0])
+        showers = self._convert(first, int(rows[-1]) + 1)
+        if len(rows) < len(showers):
+            showers = showers[rows - first]
+        bad, reason = _bad_events(showers)
+        if bad.any():
+            raise ShowerFileError(f"{self.path}: event {int(rows[int(np.argmax(bad))])} {reason}")
+        return showers
+
     def energies(self) -> Array:
         """Energy of the incident particle of every event (n_events,), float32, GeV; bad ones included."""
         return self._column(self._layout.energy, 0, self.n_events)
