@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "conv.hpp"
+#include "elements.hpp"
 
 #define GK_VECTOR_BYTES 32
 namespace gk::cpu::avx2 {
@@ -11,4 +12,6 @@ namespace gk::cpu::avx2 {
 #include "lanes.inl"
 
 #include "conv.inl"
+
+#include "elements.inl"
 }  // namespace gk::cpu::avx2

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "conv.hpp"
+#include "elements.hpp"
 
 #define GK_VECTOR_BYTES 64
 namespace gk::cpu::avx512 {
@@ -11,4 +12,6 @@ namespace gk::cpu::avx512 {
 #include "lanes.inl"
 
 #include "conv.inl"
+
+#include "elements.inl"
 }  // namespace gk::cpu::avx512

@@ -2,6 +2,7 @@
 // Only intrinsics headers and table structs are included here, and everything lives in this namespace.
 
 #include "conv.hpp"
+#include "elements.hpp"
 
 #define GK_VECTOR_BYTES 16
 namespace gk::cpu::scalar {
@@ -10,4 +11,6 @@ namespace gk::cpu::scalar {
 #include "lanes.inl"
 
 #include "conv.inl"
+
+#include "elements.inl"
 }  // namespace gk::cpu::scalar

@@ -1,0 +1,74 @@
+// The inner loops that exist once per instruction set, as a table of functions over contiguous runs.
+// No function is defined here: the per-ISA files include this header.
+#pragma once
+
+#include <cstdint>
+
+#include "../../core/operators.hpp"
+
+namespace gk::cpu {
+
+using std::int32_t;
+using std::int64_t;
+using std::uint32_t;
+using std::uint64_t;
+
+enum class Operands : int { both_vary = 0, right_constant = 1, left_constant = 2, count };
+
+struct SgdFactors {
+  double lr, momentum, keep;  // keep = 1 - dampening, or 1 at the first step, when the buffer is the gradient
+  double weight_decay;
+  bool nesterov, first;
+};
+
+struct AdamFactors {
+  double decay;         // p *= decay first (AdamW)
+  double weight_decay;  // g += weight_decay*p (Adam)
+  double one_minus_beta1, beta2, one_minus_beta2;
+  double step_size, root_scale, eps;  // p -= step_size * m / (sqrt(v)/root_scale + eps)
+};
+
+struct RmspropFactors {
+  double lr, alpha, one_minus_alpha, eps, weight_decay, momentum;
+};
+
+// p, q and other scalars arrive as double and are rounded to T once per run.
+template <class T>
+struct ElementTable {
+  void (*unary[static_cast<int>(UnaryOp::count)])(const T* x, T* y, int64_t n, double p, double q);
+  void (*binary[static_cast<int>(BinaryOp::count)][static_cast<int>(Operands::count)])(const T* a, const T* b, T* y,
+                                                                                       int64_t n);
+  void (*compare[static_cast<int>(CompareOp::count)])(const T* a, const T* b, bool* y, int64_t n);
+  void (*gate)(const T* reference, const T* x, T* y, int64_t n, double slope);
+  void (*select)(const bool* condition, const T* a, const T* b, T* y, int64_t n);
+
+  // reductions: accumulated in double over fixed lanes
+  double (*sum)(const T* x, int64_t n);
+  void (*add_rows)(const T* x, int64_t rows, int64_t row_stride, int64_t n, double* total);
+  void (*moments)(const T* x, int64_t n, double* mean, double* square_sum);  // square_sum = sum (x - mean)^2
+  void (*centred_sums)(const T* x, const T* ct, int64_t n, double mean, double* sum_ct, double* sum_ct_x);
+  T (*maximum)(const T* x, int64_t n);                        // n >= 1; NaN if any
+  double (*exp_minus)(const T* x, T* y, int64_t n, T shift);  // y = exp(x - shift); the sum
+  double (*sum_exp_minus)(const T* x, int64_t n, T shift);    // the sum alone
+  void (*divide_by)(T* y, int64_t n, T divisor);
+  // gx = a*ct + b*(x - mean) + c
+  void (*batch_norm_gradient)(const T* x, const T* ct, T* gx, int64_t n, double mean, double a, double b, double c);
+
+  // random: n elements that start at word 0 of `block`; dropout keeps where the 24-bit uniform >= threshold
+  void (*uniform)(T* y, int64_t n, uint64_t seed, uint64_t block);
+  void (*normal)(T* y, int64_t n, uint64_t seed, uint64_t block);
+  void (*dropout)(const T* x, T* y, int64_t n, uint32_t threshold, double scale, uint64_t seed, uint64_t block);
+
+  // windows: one tap of n outputs, whose cells lie `step` apart
+  void (*max_tap)(const T* x, int64_t step, int64_t n, int32_t tap, T* best, int32_t* taps);
+  void (*add_tap)(const T* x, int64_t step, int64_t n, double* total);
+  void (*spread_tap)(const T* y, T* x, int64_t step, int64_t n);
+  void (*repeat)(const T* x, T* y, int64_t n, int64_t factor);  // y[i*factor + j] = x[i]
+
+  void (*sgd)(T* p, const T* g, T* buffer, int64_t n, const SgdFactors& f);
+  void (*adam)(T* p, const T* g, T* m, T* v, int64_t n, const AdamFactors& f);
+  void (*rmsprop)(T* p, const T* g, T* v, T* buffer, T* grad_avg, int64_t n, const RmspropFactors& f);
+  void (*lerp)(T* a, const T* b, int64_t n, double t);
+};
+
+}  // namespace gk::cpu
