@@ -74,17 +74,17 @@ void Axis::lay_out(int64_t cut_count, bool unit_step) {
     return;
   }
   const int64_t extent = t * (sub - 1) + (r.high - r.low) + 1;
-  const int64_t residues = unit_step ? t : 1;  // cells of one residue modulo t lie together
-  const int64_t length = ceil_div(extent, residues);
+  // With unit steps the cells of one residue modulo t lie together.
+  const int64_t period = unit_step ? t : 1, residues = std::min(period, extent), length = ceil_div(extent, period);
   step = unit_step ? 1 : t;
+  run = residues == 1 || length == 1 ? residues * length : 0;
   cell_at.resize(residues * length);
   for (int64_t i = 0; i < residues; ++i)
-    for (int64_t j = 0; j < length; ++j) cell_at[i * length + j] = r.low + i + j * residues;
-  if (residues == 1) run = length;
+    for (int64_t j = 0; j < length; ++j) cell_at[i * length + j] = r.low + i + j * period;
   for (Phase& p : phases)
     for (Tap& tap : p.taps) {
       const int64_t from = tap.e - r.low;
-      tap.cell = (from % residues) * length + from / residues;
+      tap.cell = (from % period) * length + from / period;
     }
 }
 

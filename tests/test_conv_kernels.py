@@ -1,0 +1,365 @@
+"""Native convolution kernels against a float64 loop over taps, each other, and the adjoint identities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gankernels import _cpu
+from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
+
+AUTOMATIC, DIRECT, IM2COL = 0, 1, 2
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def cell(g: ConvGeometry, axis: int, k: int) -> tuple[slice, slice]:
+    """Outputs of an axis that see x through tap k, and the cells that they see."""
+    e = g.dilation[axis] * k - g.padding[axis][0]
+    s = g.stride[axis]
+    first = max(0, -(e // s))
+    last = min(g.y[axis] - 1, (g.x[axis] - 1 - e) // s)
+    if last < first:
+        return slice(0, 0), slice(0, 0)
+    return slice(first, last + 1), slice(s * first + e, s * last + e + 1, s)
+
+
+def taps(g: ConvGeometry) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+    for k in product(*map(range, g.kernel)):
+        pairs = [cell(g, axis, i) for axis, i in enumerate(k)]
+        if all(p.stop > p.start for p, _ in pairs):
+            yield k, tuple(p for p, _ in pairs), tuple(x for _, x in pairs)
+
+
+def grouped(a: Array, groups: int, axis: int) -> Array:
+    return a.reshape(*a.shape[:axis], groups, a.shape[axis] // groups, *a.shape[axis + 1 :])
+
+
+def oracle(slot: str, g: ConvGeometry, x: Array, w: Array, y: Array, local: bool = False) -> Array:
+    """The trilinear form with one slot open, one tap at a time."""
+    x, w, y = (grouped(x, g.groups, 1), grouped(w, g.groups, 0), grouped(y, g.groups, 1))
+    x, w, y = (np.zeros_like(a) if name == slot else a for name, a in (("x", x), ("w", w), ("y", y)))
+    if local:
+        w = w.reshape(*w.shape[:3], *g.y, *g.kernel)
+    e = "gocP" if local else "goc"
+    for k, p, q in taps(g):
+        xs, ys = x[(..., *q)], y[(..., *p)]
+        ws = w[(slice(None),) * 3 + p + k] if local else w[(..., *k)]
+        positions = ys.shape[3:]
+        xf, yf = (a.reshape(*a.shape[:3], int(np.prod(positions))) for a in (xs, ys))
+        wf = ws.reshape(*ws.shape[:3], int(np.prod(positions))) if local else ws
+        if slot == "y":
+            ys += np.einsum(f"{e},ngcP->ngoP", wf, xf, optimize=True).reshape(ys.shape)
+        elif slot == "x":
+            xs += np.einsum(f"{e},ngoP->ngcP", wf, yf, optimize=True).reshape(xs.shape)
+        else:
+            ws += np.einsum(f"ngoP,ngcP->{e}", yf, xf, optimize=True).reshape(ws.shape)
+    return {
+        "x": x.reshape(g.x_shape),
+        "w": w.reshape(g.local_w_shape if local else g.w_shape),
+        "y": y.reshape(g.y_shape),
+    }[slot]
+
+
+@dataclass
+class Problem:
+    g: ConvGeometry
+    x: Array
+    w: Array
+    y: Array
+    local: bool = False
+
+    def run(self, slot: str, algorithm: int = AUTOMATIC) -> Array:
+        out = np.full_like(getattr(self, slot), np.nan)
+        w = self.w if slot != "w" else out
+        if self.local:
+            w = w.reshape(*w.shape[:2], int(np.prod(self.g.y)), int(np.prod(self.g.kernel)))
+            assert slot != "w" or np.shares_memory(w, out) or w.size == 0
+        g = self.g.pod
+        tail = () if self.local else (algorithm,)
+        name = {"y": "conv", "x": "conv_transpose", "w": "conv_weight"}[slot]
+        kernel = getattr(_cpu, "local_" + name if self.local else name)
+        arguments = {"y": (self.x, w, out), "x": (self.y, w, out), "w": (self.x, self.y, w)}[slot]
+        kernel(*arguments, g, *tail)
+        return out
+
+    def expected(self, slot: str) -> Array:
+        x, w, y = (a.astype(np.float64) for a in (self.x, self.w, self.y))
+        return oracle(slot, self.g, x, w, y, self.local)
+
+    def bound(self, slot: str, u: float) -> Array:
+        """gamma_K * form(|x|, |w|, |y|); K is the number of products in the longest sum."""
+        g = self.g
+        size = {
+            "y": g.in_channels // g.groups * np.prod(g.kernel),
+            "x": g.out_channels // g.groups * np.prod(g.kernel),
+            "w": g.batch * np.prod(g.y),
+        }[slot]
+        gamma = (size + 1) * u / (1 - (size + 1) * u)
+        x, w, y = (np.abs(a.astype(np.float64)) for a in (self.x, self.w, self.y))
+        return gamma * oracle(slot, g, x, w, y, self.local)
+
+
+def fill(
+    g: ConvGeometry, dtype: Any = np.float32, seed: int = 0, integers: bool = False, local: bool = False
+) -> Problem:
+    rng = np.random.default_rng(seed)
+
+    def draw(shape: tuple[int, ...]) -> Array:
+        return (rng.integers(-3, 4, shape) if integers else rng.standard_normal(shape)).astype(dtype)
+
+    return Problem(g, draw(g.x_shape), draw(g.local_w_shape if local else g.w_shape), draw(g.y_shape), local)
+
+
+def assert_close(p: Problem, slot: str, algorithm: int = AUTOMATIC) -> None:
+    got, want = p.run(slot, algorithm), p.expected(slot)
+    bound = p.bound(slot, np.finfo(got.dtype).eps / 2)
+    wrong = ~(np.abs(got - want) <= bound)
+    assert not wrong.any(), (
+        f"{slot} of {p.g}: {wrong.sum()} of {wrong.size} elements out of bounds, first at {np.argwhere(wrong)[0]}"
+    )
+
+
+@pytest.fixture
+def restore_knobs() -> Iterator[None]:
+    isa, threads = _cpu.isa(), _cpu.num_threads()
+    yield
+    _cpu.set_isa(isa)
+    _cpu.set_num_threads(threads)
+
+
+def geometry(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvGeometry:
+    return conv_geometry("test", x, w, **options)
+
+
+GEOMETRIES = {
+    "dense 3-D": geometry((3, 4, 5, 6, 7), (8, 4, 3, 3, 3), padding=1),
+    "odd channels": geometry((5, 3, 4, 5, 6), (7, 3, 2, 3, 2), padding="same"),
+    "wide": geometry((2, 20, 6, 7), (22, 20, 3, 3), padding=1),
+    "one channel": geometry((17, 1, 6, 9, 8), (32, 1, 3, 3, 3), padding="same"),
+    "to one channel": geometry((16, 6, 6, 6, 6), (1, 6, 2, 2, 2)),
+    "strided": geometry((4, 5, 9, 11), (6, 5, 3, 3), stride=2, padding=1),
+    "stride over kernel": geometry((3, 4, 17, 19), (4, 4, 2, 2), stride=(5, 4)),
+    "dilated": geometry((4, 3, 12, 14), (5, 3, 3, 3), dilation=(2, 3), padding=2),
+    "strided and dilated": geometry(
+        (3, 2, 11, 12, 13), (4, 2, 2, 3, 2), stride=(2, 3, 2), dilation=(3, 2, 4), padding=2
+    ),
+    "groups": geometry((6, 6, 8, 9), (9, 2, 3, 3), groups=3, padding=1),
+    "depthwise": geometry((3, 8, 9, 9), (8, 1, 3, 3), groups=8, padding=1),
+    "1-D": geometry((9, 4, 50), (6, 4, 7), padding=3),
+    "pointwise": geometry((3, 10, 5, 5), (12, 10, 1, 1)),
+    "uneven padding": geometry((2, 3, 6, 5), (4, 3, 4, 4), padding=[(3, 0), (0, 2)]),
+    "kernel over x": geometry((3, 2, 2, 3), (3, 2, 5, 6), padding=4),
+    "extent one": geometry((33, 2, 1, 1, 1), (3, 2, 1, 3, 5), padding=(0, 1, 2)),
+    "only padding": geometry((2, 2, 3), (2, 2, 2), padding=7, stride=4, dilation=3),
+    "transposed": conv_transpose_geometry("test", (3, 5, 4, 5, 4), (5, 6, 4, 4, 4), stride=2, padding=1),
+    "output padding": conv_transpose_geometry("test", (2, 4, 5, 4), (4, 3, 3, 2), stride=(3, 2), output_padding=(2, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("slot", ["y", "x", "w"])
+@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_every_slot_stays_within_the_derived_bound(name: str, algorithm: int, slot: str, dtype: Any) -> None:
+    assert_close(fill(GEOMETRIES[name], dtype), slot, algorithm)
+
+
+@pytest.mark.parametrize("slot", ["y", "x", "w"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
+    name: str, slot: str, restore_knobs: None
+) -> None:
+    p = fill(GEOMETRIES[name], integers=True)
+    want = p.expected(slot).astype(np.float32)
+    for isa, threads, algorithm in product(_cpu.isa_present(), (1, 2, 3), (AUTOMATIC, DIRECT, IM2COL)):
+        _cpu.set_isa(isa)
+        _cpu.set_num_threads(threads)
+        np.testing.assert_array_equal(
+            p.run(slot, algorithm), want, err_msg=f"{isa}, {threads} threads, path {algorithm}"
+        )
+
+
+@pytest.mark.parametrize("slot", ["y", "x", "w"])
+@pytest.mark.parametrize("name", ["dense 3-D", "one channel", "strided and dilated", "transposed", "groups"])
+def test_real_sums_are_the_same_bits_for_any_thread_count(name: str, slot: str, restore_knobs: None) -> None:
+    p = fill(GEOMETRIES[name])
+    results = []
+    for threads in (1, 2, 3):
+        _cpu.set_num_threads(threads)
+        results.append(p.run(slot))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("slot", ["y", "x"])
+def test_an_image_has_the_same_bits_in_every_batch(slot: str) -> None:
+    whole = fill(geometry((40, 3, 7, 9, 10), (6, 3, 3, 2, 4), padding=1))
+    want = whole.run(slot)
+    for batch in range(1, 40):
+        g = replace(whole.g, batch=batch)
+        part = Problem(g, whole.x[:batch], whole.w, whole.y[:batch])
+        np.testing.assert_array_equal(part.run(slot), want[:batch], err_msg=f"batch {batch}")
+
+
+@pytest.mark.parametrize("batch", range(1, 41))
+def test_the_weights_gradient_is_right_for_every_batch(batch: int) -> None:
+    p = fill(geometry((batch, 2, 5, 4, 9), (3, 2, 3, 2, 3), padding=1), integers=True)
+    np.testing.assert_array_equal(p.run("w"), p.expected("w").astype(np.float32))
+
+
+@st.composite
+def geometries(draw: Callable[[Any], Any], largest: int = 9) -> ConvGeometry:
+    rank = draw(st.integers(1, 3))
+    axes = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(rank))  # noqa: E731
+    groups, c, o = draw(st.sampled_from([1, 1, 1, 2, 3])), draw(st.integers(1, 5)), draw(st.integers(1, 10))
+    x, k, s, d = axes(1, largest), axes(1, 4), axes(1, 3), axes(1, 3)
+    pairs = []
+    for X, K, D in zip(x, k, d, strict=True):
+        low, high = draw(st.integers(0, 4)), draw(st.integers(0, 4))
+        pairs.append((low, high + max(0, D * (K - 1) + 1 - X - low - high)))
+    batch = draw(st.sampled_from([1, 2, 3, 5, 8, 16, 17, 19]))
+    return geometry((batch, c * groups, *x), (o * groups, c, *k), stride=s, padding=pairs, dilation=d, groups=groups)
+
+
+@settings(max_examples=60, deadline=None)
+@given(g=geometries(), seed=st.integers(0, 99))
+def test_any_geometry_is_right_in_every_slot_and_path(g: ConvGeometry, seed: int) -> None:
+    p = fill(g, seed=seed, integers=True)
+    for slot in "yxw":
+        want = p.expected(slot).astype(np.float32)
+        np.testing.assert_array_equal(p.run(slot, DIRECT), want, err_msg=f"{slot} direct {g}")
+        np.testing.assert_array_equal(p.run(slot, IM2COL), want, err_msg=f"{slot} im2col {g}")
+
+
+@settings(max_examples=30, deadline=None)
+@given(g=geometries(), seed=st.integers(0, 99))
+def test_the_three_slots_are_adjoints(g: ConvGeometry, seed: int) -> None:
+    p = fill(g, np.float64, seed, integers=True)
+    through_y, through_x, through_w = (float((getattr(p, slot) * p.run(slot)).sum()) for slot in "yxw")
+    assert through_y == through_x
+    assert through_y == through_w
+
+
+@settings(max_examples=40, deadline=None)
+@given(g=geometries(largest=6), seed=st.integers(0, 99))
+def test_unshared_weights_are_right_in_every_slot(g: ConvGeometry, seed: int) -> None:
+    p = fill(g, seed=seed, integers=True, local=True)
+    for slot in "yxw":
+        np.testing.assert_array_equal(p.run(slot), p.expected(slot).astype(np.float32), err_msg=f"{slot} {g}")
+
+
+@pytest.mark.parametrize("slot", ["y", "x", "w"])
+@pytest.mark.parametrize("batch", [1, 7, 16, 150])
+def test_unshared_weights_are_right_for_any_batch(slot: str, batch: int, restore_knobs: None) -> None:
+    p = fill(geometry((batch, 4, 5, 6), (6, 2, 3, 2), groups=2, padding=1, stride=(1, 2)), integers=True, local=True)
+    for isa in _cpu.isa_present():
+        _cpu.set_isa(isa)
+        np.testing.assert_array_equal(p.run(slot), p.expected(slot).astype(np.float32))
+
+
+@pytest.mark.parametrize("slot", ["y", "x", "w"])
+@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL])
+def test_views_with_any_strides_are_read_and_written(slot: str, algorithm: int) -> None:
+    p = fill(GEOMETRIES["strided"], integers=True)
+    want = p.expected(slot).astype(np.float32)
+
+    def awkward(a: Array) -> Array:  # reversed, permuted and with gaps
+        big = np.full([2 * n for n in a.shape[::-1]], np.nan, a.dtype)
+        view = big.T[tuple(slice(None, None, -2) for _ in a.shape)]
+        view[...] = a
+        return view
+
+    q = Problem(p.g, awkward(p.x), awkward(p.w), awkward(p.y))
+    out = awkward(np.full_like(want, np.nan))
+    arguments = {"y": (q.x, q.w, out), "x": (q.y, q.w, out), "w": (q.x, q.y, out)}[slot]
+    getattr(_cpu, {"y": "conv", "x": "conv_transpose", "w": "conv_weight"}[slot])(*arguments, p.g.pod, algorithm)
+    np.testing.assert_array_equal(out, want)
+    assert np.isnan(out.base[::2]).all(), "cells between the elements were written"
+
+
+HUGE = {
+    "stride 2^31-1": geometry((2, 3, 5, 6), (4, 3, 2, 2), stride=2**31 - 1),
+    "padding 10^6": geometry((1, 1, 4), (2, 1, 3), padding=10**6, stride=10**5),
+    "padding and stride 2^30": geometry((2, 2, 4, 3), (2, 2, 1, 2), padding=2**30, stride=2**30),
+    "dilation 10^6": geometry((1, 1, 4), (2, 1, 3), padding=10**6, dilation=10**6),
+    "kernel 10^4": geometry((1, 1, 4), (1, 1, 10**4), padding=10**4 - 3),
+    "wide padding": geometry((1, 1, 4), (1, 1, 3), padding=10**5),
+    "transposed by 1000": conv_transpose_geometry("test", (1, 1, 3, 1), (1, 1, 3, 3), stride=1000, padding=(500, 0)),
+}
+
+
+@pytest.mark.parametrize("slot", ["y", "x", "w"])
+@pytest.mark.parametrize("name", HUGE)
+def test_huge_parameters_cost_no_more_than_the_cells_they_touch(name: str, slot: str) -> None:
+    p = fill(HUGE[name], integers=True)
+    np.testing.assert_array_equal(p.run(slot, DIRECT), p.expected(slot).astype(np.float32))
+
+
+@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL])
+@pytest.mark.parametrize(
+    "g",
+    [
+        geometry((0, 3, 5, 6), (4, 3, 3, 3)),
+        geometry((2, 0, 5, 6), (4, 0, 3, 3)),
+        geometry((2, 3, 5, 6), (0, 3, 3, 3)),
+        geometry((2, 3, 0, 6), (4, 3, 2, 3), padding=1),
+    ],
+    ids=["batch", "input channels", "output channels", "extent"],
+)
+def test_zero_sizes_give_zeros(g: ConvGeometry, algorithm: int) -> None:
+    p = fill(g)
+    for slot in "yxw":
+        np.testing.assert_array_equal(p.run(slot, algorithm), p.expected(slot).astype(np.float32))
+    q = fill(g, local=True)
+    for slot in "yxw":
+        np.testing.assert_array_equal(q.run(slot), q.expected(slot).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1, 1), (1, 16, 64, 1), (1, 1, 300, 5), (2, 3, 4, 5), (3, 20, 600, 50), (1, 129, 257, 100), (1, 7, 0, 3),
+     (1, 600, 3, 17), (0, 2, 2, 2), (40, 8, 8, 8), (1, 13, 9, 200), (1, 10, 33, 96)],
+)  # fmt: skip
+def test_matmul_is_exact_on_integers_for_any_layout(shape: tuple[int, ...], dtype: Any, restore_knobs: None) -> None:
+    B, M, K, N = shape
+    rng = np.random.default_rng(1)
+    a = rng.integers(-4, 5, (B, M, K)).astype(dtype)
+    b = rng.integers(-4, 5, (B, K, N)).astype(dtype)
+    want = a @ b
+    turned = lambda m: np.ascontiguousarray(m.transpose(0, 2, 1)).transpose(0, 2, 1)  # noqa: E731
+    gapped = lambda m: np.repeat(np.repeat(m, 2, 1), 3, 2)[:, ::2, ::3]  # noqa: E731
+    for isa, threads in product(_cpu.isa_present(), (1, 3)):
+        _cpu.set_isa(isa)
+        _cpu.set_num_threads(threads)
+        for left, right in product((a, turned(a), gapped(a)), (b, turned(b), gapped(b))):
+            for out in (
+                np.full_like(want, np.nan),
+                turned(np.full_like(want, np.nan)),
+                gapped(np.full_like(want, np.nan)),
+            ):
+                _cpu.matmul(left, right, out)
+                np.testing.assert_array_equal(out, want)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_col2im_is_the_adjoint_of_im2col(name: str) -> None:
+    g = GEOMETRIES[name]
+    rng = np.random.default_rng(2)
+    x = rng.integers(-3, 4, g.x_shape).astype(np.float64)
+    cols = rng.integers(-3, 4, g.columns_shape).astype(np.float64)
+    columns, back = np.full_like(cols, np.nan), np.full_like(x, np.nan)
+    _cpu.im2col(x, columns, g.pod)
+    _cpu.col2im(cols, back, g.pod)
+    assert (columns * cols).sum() == (x * back).sum()
+    w = rng.integers(-3, 4, g.w_shape).astype(np.float64)
+    if g.groups == 1:
+        y = w.reshape(w.shape[0], -1) @ columns
+        np.testing.assert_array_equal(y.reshape(g.y_shape), oracle("y", g, x, w, np.zeros(g.y_shape)))
