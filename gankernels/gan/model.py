@@ -1,0 +1,238 @@
+"""The protocol between a recipe and the trainer: what a conditional GAN is made of, and where its batches come from.
+
+A recipe subclasses `GAN`: two networks, how noise and conditions become images, what the discriminator says, and what
+it should say. Images are in the network's units; the way to GeV and back is the recipe's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gankernels import nn
+from gankernels.autograd import Tensor, no_grad
+from gankernels.gan.auxiliary import Auxiliary
+from gankernels.ops import Generator, cat, from_array
+
+__all__ = ["GAN", "ArrayBatches", "Batch", "Batches", "Conditions", "MappedBatches", "Scores", "Stream"]
+
+Conditions = dict[str, Tensor]
+
+
+@dataclass
+class Batch:
+    """Real events.
+
+    Parameters
+    ----------
+    images : Tensor (N, C, *X)
+        In the network's units.
+    conditions : dict of Tensor (N,)
+        What the generator is asked for, by name: "energy", "theta", "label".
+    """
+
+    images: Tensor
+    conditions: Conditions = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+@dataclass
+class Scores:
+    """What the discriminator says about images.
+
+    Parameters
+    ----------
+    logits : Tensor (N, 1)
+        Large for real. No sigmoid: the losses are written on logits (for Wasserstein, the critic's value).
+    estimates : dict of Tensor (N,) or (N, K)
+        Further heads by the names of `GAN.targets`, such as "energy" or the measured "sum".
+    """
+
+    logits: Tensor
+    estimates: dict[str, Tensor] = field(default_factory=dict)
+
+
+class GAN:
+    """Two networks and how they are used. Recipes override what differs.
+
+    Attributes
+    ----------
+    generator, discriminator : nn.Module
+    latent : int
+        Numbers of noise per event, for the default `noise`.
+    auxiliary : dict of Auxiliary
+        Loss of each estimate that takes part in training, by name.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    latent: int = 0
+    auxiliary: Mapping[str, Auxiliary] = MappingProxyType({})
+
+    def noise(self, n: int, generator: Generator) -> Tensor:
+        """Noise of n events, standard normal (n, latent)."""
+        return generator.normal((n, self.latent))
+
+    def generate(self, noise: Tensor, conditions: Conditions) -> Tensor:
+        """Images (N, C, *X) in the network's units."""
+        raise NotImplementedError(f"{type(self).__name__}.generate")
+
+    def discriminate(self, images: Tensor, conditions: Conditions) -> Scores:
+        """What the discriminator says about images that claim these conditions."""
+        raise NotImplementedError(f"{type(self).__name__}.discriminate")
+
+    def targets(self, conditions: Conditions) -> dict[str, Tensor]:
+        """What the estimates of an image with these conditions should be; used for fakes, and by default for real."""
+        return {}
+
+    def real_targets(self, batch: Batch) -> dict[str, Tensor]:
+        """What the estimates of real images should be, where it is measured on the image and not a condition."""
+        return self.targets(batch.conditions)
+
+    def fake_conditions(self, batch: Batch, generator: Generator) -> Conditions:
+        """Conditions to generate fakes for; by default those of the real batch."""
+        return batch.conditions
+
+    def sample(self, conditions: Conditions, generator: Generator, chunk: int = 64) -> Tensor:
+        """Generate in evaluation mode, `chunk` events at a time, nothing recorded; images (N, C, *X)."""
+        n = len(next(iter(conditions.values())))
+        mode = self.generator.training
+        self.generator.eval()
+        try:
+            with no_grad():
+                parts = []
+                for at in range(0, n, chunk):
+                    part = {name: values[at : at + chunk] for name, values in conditions.items()}
+                    parts.append(self.generate(self.noise(len(next(iter(part.values()))), generator), part))
+                return parts[0] if len(parts) == 1 else cat(parts, 0)
+        finally:
+            self.generator.train(mode)
+
+
+class Stream(Protocol):
+    """Endless batches of anything that can say where it stands (calo.ShowerStream is one)."""
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the data already done."""
+
+    steps_per_epoch: int
+
+    def __next__(self) -> Any: ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, for JSON."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on exactly there."""
+
+
+class Batches(Stream, Protocol):
+    """Endless training batches."""
+
+    def __next__(self) -> Batch: ...
+
+
+class MappedBatches:
+    """Batches made of another stream's items, for example of `calo.Showers` by a recipe's `to_batch`."""
+
+    def __init__(self, stream: Stream, to_batch: Callable[[Any], Batch]) -> None:
+        self.stream = stream
+        self.to_batch = to_batch
+        self.steps_per_epoch = stream.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the data already done."""
+        return self.stream.epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return self.to_batch(next(self.stream))
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, for JSON."""
+        return self.stream.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on exactly there."""
+        self.stream.restore(state)
+
+
+class ArrayBatches:
+    """Endless shuffled batches of arrays in memory.
+
+    Parameters
+    ----------
+    images : array (N, C, *X)
+    conditions : dict of array (N,)
+    batch : int
+        Events in a batch; the rest of an epoch that does not fill one is left out.
+    seed : int
+        The order is a function of seed and epoch.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer events than one batch, or a condition has another length.
+    """
+
+    def __init__(self, images: NDArray[Any], conditions: dict[str, NDArray[Any]], *, batch: int, seed: int = 0) -> None:
+        if batch < 1 or len(images) < batch:
+            raise ValueError(f"ArrayBatches: {len(images)} events, expected at least one batch of {batch}")
+        for name, values in conditions.items():
+            if values.shape != (len(images),):
+                raise ValueError(
+                    f"ArrayBatches: condition {name!r} has shape {values.shape}, expected ({len(images)},)"
+                )
+        self.images, self.conditions, self.batch, self.seed = images, conditions, batch, seed
+        self.steps_per_epoch = len(images) // batch
+        self.epoch = 0
+        self._cursor = 0
+        self._order = self._permutation()
+
+    def _permutation(self) -> NDArray[Any]:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.epoch]))).permutation(
+            len(self.images)
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        rows = self._order[self._cursor * self.batch : (self._cursor + 1) * self.batch]
+        self._cursor += 1
+        if self._cursor == self.steps_per_epoch:
+            self.epoch, self._cursor = self.epoch + 1, 0
+            self._order = self._permutation()
+        return Batch(
+            from_array(self.images[rows]), {name: from_array(values[rows]) for name, values in self.conditions.items()}
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, for JSON."""
+        return {"epoch": self.epoch, "cursor": self._cursor, "batch": self.batch, "seed": self.seed,
+                "events": len(self.images)}  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on exactly there.
+
+        Raises
+        ------
+        ValueError
+            If the state is of other data or settings.
+        """
+        for name, value in self.state().items():
+            if name not in ("epoch", "cursor") and state.get(name) != value:
+                raise ValueError(f"ArrayBatches: the state has {name}={state.get(name)!r}, these batches {value!r}")
+        self.epoch, self._cursor = int(state["epoch"]), int(state["cursor"])
+        self._order = self._permutation()
