@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from gankernels import nn, ops, optim
 from gankernels.autograd import Tensor, grad, is_recording, no_grad
 from gankernels.backends import DeviceError
@@ -90,3 +93,10 @@ __all__ = [
     "where",
     "zeros",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The rooms that not every program needs, imported at their first use."""
+    if name in ("calo", "gan", "info", "interop", "testing"):
+        return importlib.import_module(f"gankernels.{name}")
+    raise AttributeError(f"module 'gankernels' has no attribute {name!r}")

@@ -17,7 +17,8 @@ from gankernels.ops.shape import sum_to
 __all__ = [
     "abs", "add", "atan2", "clamp", "compare", "cos", "div", "elu", "erf", "exp", "expm1", "floor", "gelu",
     "leaky_relu", "log", "log1p", "logsigmoid", "maximum", "minimum", "mul", "neg", "pow",
-    "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sin", "softplus", "sqrt", "square", "sub", "tanh", "where",
+    "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sin", "softplus", "sqrt", "square", "sub", "tanh",
+    "where",
 ]  # fmt: skip
 
 

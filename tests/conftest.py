@@ -1,0 +1,100 @@
+"""What the tests share: which parts must be there, every instruction set, thread counts, hypothesis profiles."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# `python -m pytest` puts the checkout on sys.path, where gankernels has no compiled module: use the installed one.
+if not list((ROOT / "gankernels").glob("_cpu*")):
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+import hypothesis  # noqa: E402
+
+import gankernels as gk  # noqa: E402
+from gankernels.backends import cpu  # noqa: E402
+
+OPTIONAL = ("torch",)
+
+hypothesis.settings.register_profile("quick", deadline=None, derandomize=True, max_examples=25, database=None)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+_required: set[str] = set()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        choices=OPTIONAL,
+        help="a part that must be there: tests that would be skipped for want of it fail (also: GANKERNELS_REQUIRE)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _required.update(config.getoption("--require"), os.environ.get("GANKERNELS_REQUIRE", "").replace(",", " ").split())
+    for name in sorted(_required):
+        if name not in OPTIONAL:
+            raise pytest.UsageError(f"GANKERNELS_REQUIRE names {name!r}; expected some of {', '.join(OPTIONAL)}")
+        if importlib.util.find_spec(name) is None:
+            raise pytest.UsageError(f"{name} is required by this run, but it is not installed")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    absent = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
+    missing = [name for name in cpu.isa_compiled() if name not in cpu.isa_present()]
+    return [
+        f"gankernels: {gk.__version__}, ISA {', '.join(cpu.isa_present())}, {cpu.num_threads()} threads",
+        *(f"gankernels: {name} is not installed; the tests that compare with it are skipped" for name in absent),
+        *(f"gankernels: this processor has no {name}; its tests are skipped" for name in missing),
+    ]
+
+
+def _fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr)
+        for name in _required:
+            if name in reason:
+                report.outcome = "failed"
+                report.longrepr = f"skipped although {name} is required: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    _fail_if_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    _fail_if_required(report)
+    return report
+
+
+@pytest.fixture(params=cpu.isa_compiled())
+def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once for each instruction set compiled in; those that this processor lacks are skipped."""
+    if request.param not in cpu.isa_present():
+        pytest.skip(f"this processor has no {request.param}")
+    before = cpu.isa()
+    cpu.set_isa(request.param)
+    yield request.param
+    cpu.set_isa(before)
+
+
+@pytest.fixture
+def thread_counts() -> Iterator[tuple[int, ...]]:
+    """The thread counts to compare, also more than there are cores; the count in use is restored afterwards."""
+    before = gk.num_threads()
+    yield (1, 2, 3)
+    gk.set_num_threads(before)
