@@ -213,7 +213,8 @@ def energy_quantile_edges(energy_gev: Array, bins: int = 4) -> Array:
 def in_energy_bin(energy_gev: Array, edges: Array, k: int) -> Array:
     """Mask (N,) of the events in energy bin k: [low, high), closed for the last bin."""
     above = energy_gev >= edges[k]
-    return above & ((energy_gev < edges[k + 1]) | ((k == len(edges) - 2) & (energy_gev <= edges[k + 1])))
+    below = energy_gev <= edges[k + 1] if k == len(edges) - 2 else energy_gev < edges[k + 1]
+    return np.asarray(above & below)
 
 
 def response_bias(reference: Array, generated: Array) -> float:
@@ -262,12 +263,20 @@ def compare(
     response = (reference.observables["response"].values, generated.observables["response"].values)
     edges = energy_quantile_edges(reference.energy_gev) if energy_edges_gev is None else energy_edges_gev
     for kind, metric in (("bias", response_bias), ("resolution", resolution_difference)):
-        for k in range(len(edges) - 1):
-            r = response[0][in_energy_bin(reference.energy_gev, edges, k)]
-            g = response[1][in_energy_bin(generated.energy_gev, edges, k)]
+        for k in (None, *range(len(edges) - 1)):
+            r, g = (
+                response
+                if k is None
+                else (
+                    response[0][in_energy_bin(reference.energy_gev, edges, k)],
+                    response[1][in_energy_bin(generated.energy_gev, edges, k)],
+                )
+            )
             if min(len(r), len(g)) >= 10:
-                label = f"{edges[k]:.3g} to {edges[k + 1]:.3g} GeV"
-                out.append(Metric(f"{kind}/{k}", label, kind, *estimate(metric, r, g, signed=True, **options)))
+                name, label = "all", "all energies"
+                if k is not None:
+                    name, label = str(k), f"{edges[k]:.3g} to {edges[k + 1]:.3g} GeV"
+                out.append(Metric(f"{kind}/{name}", label, kind, *estimate(metric, r, g, signed=True, **options)))
     for name, observable in reference.observables.items():
         r, g = observable.defined, generated.observables[name].defined
         if min(len(r), len(g)) < 2:
@@ -278,6 +287,7 @@ def compare(
         distance = estimate(lambda a, b, s=sigma: wasserstein(a, b) / s, r, g, **options)  # type: ignore[misc]
         out.append(Metric(f"separation/{name}", observable.label, "separation", *separation))
         out.append(Metric(f"wasserstein/{name}", observable.label, "wasserstein", *distance))
+    out += [_mean_metric(out, kind) for kind in ("separation", "wasserstein")]
     out.append(
         Metric(
             "separation/spectrum",
@@ -302,6 +312,13 @@ def compare(
         )
     )
     return out
+
+
+def _mean_metric(metrics: list[Metric], kind: str) -> Metric:
+    """Mean over the observables; errors are averaged, as if fully correlated, since observables share their events."""
+    of_kind = [m for m in metrics if m.kind == kind and m.name.split("/")[1] not in REDUNDANT]
+    numbers = np.mean([[m.value, m.error, m.floor, m.floor_error] for m in of_kind], axis=0)
+    return Metric(f"{kind}/mean", "Mean over observables", kind, *(float(x) for x in numbers))
 
 
 def score(reference: Showers | Summary, generated: Showers | Summary) -> float:
