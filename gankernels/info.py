@@ -29,7 +29,7 @@ OPTIONAL = {
     "tqdm": ("tqdm", "progress bars", "pip install 'gankernels[calo]'"),
     "safetensors": ("safetensors", "checkpoints", "pip install 'gankernels[calo]'"),
     "tensorboard": ("tensorboard", "TensorBoard logs", "pip install tensorboard"),
-    "torch": ("torch", "parity tests", "pip install torch"),
+    "torch": ("torch", "parity tests", "install the CPU build of torch"),
 }
 ENVIRONMENT = ("GANKERNELS_ISA", "GANKERNELS_NUM_THREADS", "GANKERNELS_CUDA")
 
