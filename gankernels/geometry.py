@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from operator import index
 from typing import Any, Literal
 
 __all__ = [
+    "MAX_ELEMENTS",
     "ConvGeometry",
     "IntOrInts",
     "Padding",
@@ -20,6 +22,7 @@ __all__ = [
     "conv_geometry",
     "conv_transpose_geometry",
     "ints",
+    "is_int",
     "padding_pairs",
     "window_geometry",
 ]
@@ -34,16 +37,21 @@ MAX_ELEMENTS = 2**46
 _MAX_EXTENT = 2**31 - 1
 
 
-def _is_int(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+def is_int(value: Any) -> bool:
+    """True for integers of Python and NumPy, False for bool, floats and arrays with axes."""
+    try:
+        index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool")
 
 
 def ints(op: str, name: str, value: Any, rank: int, minimum: int = 0) -> Ints:
     """One integer for every spatial axis, from an integer or a sequence of `rank` (or one) integers."""
-    values = (value,) * rank if _is_int(value) else tuple(value) if isinstance(value, Sequence) else (value,)
+    values = (value,) * rank if is_int(value) else tuple(value) if isinstance(value, Sequence) else (value,)
     if len(values) == 1:
         values = values * rank
-    if len(values) != rank or not all(_is_int(v) for v in values):
+    if len(values) != rank or not all(is_int(v) for v in values):
         raise TypeError(f"{op}: {name} must be an int or {rank} ints, got {value!r}")
     values = tuple(int(v) for v in values)
     if any(v < minimum for v in values):
@@ -80,7 +88,7 @@ def padding_pairs(op: str, padding: Any, x: Ints, kernel: Ints, stride: Ints, di
         return tuple(pairs)
     if isinstance(padding, Sequence) and any(isinstance(p, Sequence) for p in padding):
         if len(padding) != rank or not all(
-            isinstance(p, Sequence) and len(p) == 2 and all(map(_is_int, p)) for p in padding
+            isinstance(p, Sequence) and len(p) == 2 and all(map(is_int, p)) for p in padding
         ):
             raise TypeError(f"{op}: padding as pairs must be {rank} pairs (low, high) of ints, got {padding!r}")
         pairs = [(int(p[0]), int(p[1])) for p in padding]
@@ -162,7 +170,7 @@ def _check_channels(op: str, x_shape: Ints, w_shape: Ints, groups: Any, rank: in
         raise ValueError(
             f"{op}: {x_name} has {len(x_shape)} axes {x_shape}, so w must have {rank + 2}, got shape {w_shape}"
         )
-    if not _is_int(groups) or int(groups) < 1:
+    if not is_int(groups) or int(groups) < 1:
         raise ValueError(f"{op}: groups must be an int of at least 1, got {groups!r}")
     if any(k < 1 for k in w_shape[2:]):
         raise ValueError(f"{op}: every kernel extent must be at least 1, got w of shape {w_shape}")
@@ -318,14 +326,23 @@ def window_geometry(
                 raise ValueError(
                     f"{op}: padding must be at most half the kernel, got padding {pairs} with kernel_size {K}"
                 )
-    if divisor_override is not None and (not _is_int(divisor_override) or divisor_override == 0):
-        raise ValueError(f"{op}: divisor_override must be a nonzero int, got {divisor_override!r}")
+    if divisor_override is not None and (
+        not is_int(divisor_override) or divisor_override == 0 or abs(divisor_override) > _MAX_EXTENT
+    ):
+        raise ValueError(
+            f"{op}: divisor_override must be a nonzero int of at most {_MAX_EXTENT}, got {divisor_override!r}"
+        )
     Y = []
     for X_, K_, s_, d_, (low, high) in zip(X, K, s, d, pairs, strict=True):
         room = X_ + low + high - (d_ * (K_ - 1) + 1)
         if room < 0 or X_ == 0:
             raise ValueError(
                 f"{op}: window {K} with dilation {d} does not fit into x of extents {tuple(X)} padded by {pairs}"
+            )
+        if d_ > X_ and K_ > 1 and low:
+            raise ValueError(
+                f"{op}: dilation {d} is larger than x of extents {tuple(X)}: with padding {pairs} a window "
+                "could hold no cell at all"
             )
         count = (-(-room // s_) if ceil_mode else room // s_) + 1
         if ceil_mode and (count - 1) * s_ >= X_ + low:  # the last window must begin inside the input or its low padding

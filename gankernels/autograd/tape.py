@@ -168,10 +168,18 @@ class Tensor:
         if not self.requires_grad:
             raise RuntimeError("backward: the tensor does not require a gradient")
         leaves = [t for t in _leaves(self) if t.requires_grad]
-        for leaf, ct in zip(leaves, pull_back([self], leaves, [gradient], create_graph), strict=True):
-            if ct is not None:
-                with recording(create_graph):
-                    leaf.grad = ct if leaf.grad is None else leaf.grad + ct
+        found = pull_back([self], leaves, [gradient], create_graph)
+        given = {id(gradient)}
+        for leaf, ct in zip(leaves, found, strict=True):
+            if ct is None:
+                continue
+            with recording(create_graph):
+                if leaf.grad is not None:
+                    leaf.grad = leaf.grad + ct
+                else:  # memory of its own: `.grad` may be changed in place
+                    shared = id(ct) in given or getattr(ct.data, "base", None) is not None
+                    leaf.grad = ct.clone() if shared else ct
+            given.add(id(ct))
 
 
 def record(op: str, data: Any, inputs: tuple[Tensor, ...], rule: Callable[..., Any], keep_output: bool = False) -> Any:
@@ -233,7 +241,9 @@ def _seed(output: Tensor, ct: Tensor | None) -> Tensor:
             raise RuntimeError(
                 f"backward: an output of shape {output.shape} needs a gradient; only one element may go without"
             )
-        return Tensor(output.data * 0 + 1)
+        one = output.data.copy()
+        one[...] = 1
+        return Tensor(one)
     if not isinstance(ct, Tensor):
         raise TypeError(f"backward: the gradient must be a Tensor, got {type(ct).__name__}")
     if ct.shape != output.shape or ct.dtype != output.dtype:
@@ -319,6 +329,10 @@ def grad(
     """
     output_list = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     input_list = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for role, given in (("output", output_list), ("input", input_list)):
+        for i, t in enumerate(given):
+            if not isinstance(t, Tensor):
+                raise TypeError(f"grad: {role} {i} must be a Tensor, got {type(t).__name__}")
     cotangents: list[Tensor | None]
     if grad_outputs is None:
         cotangents = [None] * len(output_list)

@@ -6,6 +6,7 @@ Every kernel writes into a given output. Arrays may be strided; nothing is cast 
 from __future__ import annotations
 
 import os
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
 Array = NDArray[Any]
 
 name = "cpu"
+_MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+_MAX_THREADS = 1024
 
 # ---- one line per kernel of kernels.inc ----------------------------------------------------------------------------
 conv = native.conv
@@ -87,13 +90,18 @@ def copy(x: Array, y: Array) -> None:
 
 # ---- arrays --------------------------------------------------------------------------------------------------------
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An uninitialised array."""
+    """An uninitialised array; MemoryError if it is larger than this machine's memory, whatever it may overcommit."""
+    size = prod(shape) * np.dtype(dtype).itemsize
+    if size > _MEMORY_BYTES:
+        raise MemoryError(f"an array of shape {tuple(shape)} takes {size} bytes, this machine has {_MEMORY_BYTES}")
     return np.empty(shape, dtype)
 
 
 def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> Array:
     """An array of one value."""
-    return np.full(shape, value, dtype)
+    y = empty(shape, dtype)
+    y[...] = value
+    return y
 
 
 def cast(x: Array, dtype: DTypeLike) -> Array:
@@ -129,8 +137,8 @@ isa_compiled = native.isa_compiled
 
 def set_num_threads(n: int) -> None:
     """Run kernels on n threads; results do not depend on it."""
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
-        raise ValueError(f"set_num_threads: expected an int of at least 1, got {n!r}")
+    if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= n <= _MAX_THREADS:
+        raise ValueError(f"set_num_threads: expected an int from 1 to {_MAX_THREADS}, got {n!r}")
     native.set_num_threads(int(n))
 
 
@@ -143,5 +151,7 @@ def set_isa(name: str) -> None:
 
 if (_wanted := os.environ.get("GANKERNELS_ISA")) and _wanted not in isa_present():
     raise ValueError(f"GANKERNELS_ISA is {_wanted!r}; this machine and build have: {', '.join(isa_present())}")
-if (_threads := os.environ.get("GANKERNELS_NUM_THREADS")) and not (_threads.isdigit() and int(_threads) >= 1):
-    raise ValueError(f"GANKERNELS_NUM_THREADS is {_threads!r}; expected an integer of at least 1")
+if (_threads := os.environ.get("GANKERNELS_NUM_THREADS")) and not (
+    _threads.isdigit() and 1 <= int(_threads) <= _MAX_THREADS
+):
+    raise ValueError(f"GANKERNELS_NUM_THREADS is {_threads!r}; expected an integer from 1 to {_MAX_THREADS}")

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from gankernels.autograd import Tensor, record
 from gankernels.backends import backend_of
+from gankernels.geometry import MAX_ELEMENTS, is_int
 
-__all__ = ["as_tensor", "axes", "axis_index", "cast", "check_float", "contiguous", "empty_like", "is_scalar", "promote"]
+__all__ = [
+    "as_tensor",
+    "axes",
+    "axis_index",
+    "cast",
+    "check_float",
+    "check_shape",
+    "contiguous",
+    "empty_like",
+    "extents",
+    "is_scalar",
+    "promote",
+    "scalar_beside",
+]
+
+MAX_AXES = 8  # gk::kMaxRank
 
 
 def is_scalar(value: Any) -> bool:
@@ -26,6 +43,17 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
 
         return from_array(value)
     raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+
+
+def scalar_beside(t: Tensor, value: Any) -> Tensor:
+    """A number as a tensor without axes: of t's dtype, or float32 if t holds integers and the number is none."""
+    if t.dtype.kind == "f":
+        dtype = t.dtype
+    elif isinstance(value, (bool, np.bool_)):
+        dtype = np.dtype(np.bool_)
+    else:
+        dtype = np.dtype(np.int64 if isinstance(value, (int, np.integer)) else np.float32)
+    return Tensor(np.full((), value, dtype))
 
 
 def check_float(op: str, **operands: Any) -> None:
@@ -47,7 +75,10 @@ def check_float(op: str, **operands: Any) -> None:
 
 def cast(x: Tensor, dtype: Any) -> Tensor:
     """x in another dtype (float32, float64, int64 or bool); differentiable between the floats."""
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"cast: expected a dtype (float32, float64, int64, bool) or a device, got {dtype!r}") from None
     if dtype not in (np.float32, np.float64, np.int64, np.bool_):
         raise TypeError(f"cast: cannot convert to {dtype}; the dtypes are float32, float64, int64 and bool")
     if dtype == x.dtype:
@@ -71,6 +102,26 @@ def promote(op: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
     raise TypeError(f"{op}: cannot combine dtypes {ta.dtype} and {tb.dtype}")
 
 
+def extents(op: str, shape: Any) -> tuple[int, ...]:
+    """A shape from an int or ints, checked."""
+    given = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    if not all(is_int(n) for n in given):
+        raise TypeError(f"{op}: the shape must be an int or ints, got {shape!r}")
+    found = tuple(int(n) for n in given)
+    if any(n < 0 for n in found):
+        raise ValueError(f"{op}: the extents must not be negative, got {shape!r}")
+    check_shape(op, found)
+    return found
+
+
+def check_shape(op: str, shape: tuple[int, ...]) -> None:
+    """Raise if there are more axes or elements than the kernels count."""
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"{op}: shape {shape} has {len(shape)} axes; the limit is {MAX_AXES}")
+    if prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"{op}: shape {shape} has {prod(shape)} elements; the limit is {MAX_ELEMENTS}")
+
+
 def empty_like(array: Any, shape: tuple[int, ...] | None = None) -> Any:
     """An output of the array's backend and dtype."""
     return backend_of(array).empty(array.shape if shape is None else shape, array.dtype)
@@ -83,9 +134,9 @@ def contiguous(array: Any) -> Any:
 
 def axis_index(op: str, dim: Any, ndim: int) -> int:
     """A non-negative axis from one that may count from the end."""
-    if not hasattr(dim, "__index__") or isinstance(dim, bool):
+    if not is_int(dim):
         raise TypeError(f"{op}: dim must be an int, got {dim!r}")
-    if not -ndim <= dim < max(ndim, 1):
+    if not -max(ndim, 1) <= dim < max(ndim, 1):
         raise IndexError(f"{op}: dim {dim} is out of range for a tensor of {ndim} axes")
     return int(dim) % max(ndim, 1)
 

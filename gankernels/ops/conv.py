@@ -13,8 +13,8 @@ from typing import Any
 from gankernels.autograd import Form, Tensor, record
 from gankernels.backends import backend_of
 from gankernels.backends.opcodes import CONV_ALGORITHMS
-from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints
-from gankernels.ops.common import check_float, empty_like
+from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
+from gankernels.ops.common import check_float, check_shape, empty_like
 from gankernels.ops.shape import sum_to
 
 __all__ = [
@@ -189,6 +189,12 @@ def conv_transpose(
     return _conv.open("x", g, w=w, y=y) if bias is None else _with_bias(_conv, "x", g, bias, w=w, y=y)
 
 
+def _spatial_rank(op: str, name: str, x: Tensor) -> int:
+    if not 3 <= x.ndim <= 5:
+        raise ValueError(f"{op}: expected {name} (N, C, *X) with 1 to 3 spatial axes, got shape {x.shape}")
+    return x.ndim - 2
+
+
 def conv_weight(
     x: Tensor,
     y: Tensor,
@@ -206,9 +212,9 @@ def conv_weight(
     y : Tensor (N, O, *Y)
     """
     check_float("conv_weight", x=x, y=y)
-    rank = x.ndim - 2
+    rank = _spatial_rank("conv_weight", "x", x)
     kernel = ints("conv_weight", "kernel_size", kernel_size, rank, 1)
-    if y.ndim != x.ndim or not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
+    if y.ndim != x.ndim or not is_int(groups) or groups < 1 or x.shape[1] % groups:
         raise ValueError(f"conv_weight: x {x.shape} and y {y.shape} do not fit with groups={groups}")
     g = conv_geometry(
         "conv_weight", x.shape, (y.shape[1], x.shape[1] // groups, *kernel), stride, padding, dilation, groups
@@ -273,7 +279,9 @@ def _column_geometry(
 ) -> ConvGeometry:
     kernel = ints(op, "kernel_size", kernel_size, len(x_shape) - 2, 1)
     one_channel = conv_geometry(op, (x_shape[0], 1, *x_shape[2:]), (1, 1, *kernel), stride, padding, dilation)
-    return replace(one_channel, in_channels=x_shape[1])
+    g = replace(one_channel, in_channels=x_shape[1])
+    check_shape(op, g.columns_shape)
+    return g
 
 
 def im2col(
@@ -281,6 +289,7 @@ def im2col(
 ) -> Tensor:
     """The patches of x (N, C, *X) as columns (N, C*prod(K), P), as torch.nn.functional.unfold, in 1 to 3 dimensions."""
     check_float("im2col", x=x)
+    _spatial_rank("im2col", "x", x)
     return _im2col.open("cols", _column_geometry("im2col", x.shape, kernel_size, stride, padding, dilation), x=x)
 
 
@@ -294,6 +303,9 @@ def col2im(
 ) -> Tensor:
     """The adjoint of im2col: overlapping patches are summed into (N, C, *output_size), as torch.nn.functional.fold."""
     check_float("col2im", cols=cols)
+    if not isinstance(output_size, (tuple, list)) or not 1 <= len(output_size) <= 3:
+        raise TypeError(f"col2im: output_size must be 1 to 3 ints, got {output_size!r}")
+    output_size = ints("col2im", "output_size", output_size, len(output_size))
     kernel = ints("col2im", "kernel_size", kernel_size, len(output_size), 1)
     if cols.ndim != 3 or cols.shape[1] % prod(kernel):
         raise ValueError(f"col2im: cols must be (N, C*{prod(kernel)}, P) for kernel {kernel}, got shape {cols.shape}")

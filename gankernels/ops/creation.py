@@ -8,10 +8,22 @@ import numpy as np
 
 from gankernels.autograd import Tensor
 from gankernels.backends import get
+from gankernels.ops.common import check_shape, extents
 
-__all__ = ["from_array", "full", "ones", "tensor", "zeros"]
+__all__ = ["from_array", "full", "kept_dtype", "ones", "tensor", "zeros"]
 
 _KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_))
+
+
+def kept_dtype(op: str, dtype: Any) -> Any:
+    """One of the four dtypes of tensors, or an error that names what came."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in _KEPT:
+        raise TypeError(f"{op}: dtype {dtype!r} is not supported; use float32, float64, int64 or bool")
+    return found
 
 
 def _host_array(data: Any) -> Any:
@@ -24,15 +36,24 @@ def _host_array(data: Any) -> Any:
             raise TypeError(f"tensor: the data is on DLPack device {tuple(map(int, device))}; copy it to the CPU first")
         if getattr(data, "requires_grad", False):
             raise TypeError("tensor: the data is part of another library's graph; detach it first")
-        return np.from_dlpack(data)
-    return np.asarray(data)
+        try:
+            return np.from_dlpack(data)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(
+                f"tensor: cannot read the {type(data).__name__} of dtype {getattr(data, 'dtype', 'unknown')} "
+                f"through DLPack: {error}"
+            ) from None
+    try:
+        return np.asarray(data)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"tensor: the data is not a rectangular array of numbers: {error}") from None
 
 
 def _documented_dtype(array: Any, data: Any) -> Any:
     """The dtype a tensor of this array gets, or an error that names what came."""
-    dtype = array.dtype.newbyteorder("=")
+    dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "biuf" else array.dtype
     if dtype in _KEPT:
-        if dtype == np.float64 and isinstance(data, (int, float, list, tuple)):
+        if dtype == np.float64 and isinstance(data, (int, float, list, tuple)) and not isinstance(data, np.generic):
             return np.dtype(np.float32)
         return dtype
     if dtype.kind in "iu" and dtype.itemsize <= 8 and dtype != np.uint64:
@@ -82,9 +103,8 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
     if isinstance(data, Tensor):
         data = data.data
     array = _host_array(data)
-    wanted = _documented_dtype(array, data) if dtype is None else np.dtype(dtype)
-    if wanted not in _KEPT:
-        raise TypeError(f"tensor: dtype {wanted} is not supported; use float32, float64, int64 or bool")
+    wanted = _documented_dtype(array, data) if dtype is None else kept_dtype("tensor", dtype)
+    check_shape("tensor", array.shape)
     if dtype is not None and array.dtype.kind not in "biuf":
         raise TypeError(f"tensor: cannot convert data of dtype {array.dtype} to {wanted}")
     return Tensor(backend.from_host(np.array(array, dtype=wanted, order="C")), requires_grad)
@@ -100,7 +120,14 @@ def from_array(array: Any, requires_grad: bool = False) -> Tensor:
     TypeError
         If the dtype is not native float32, float64, int64 or bool.
     """
+    if not any(hasattr(array, name) for name in ("__dlpack__", "__array_interface__", "__array__")):
+        raise TypeError(f"from_array: expected an array, got {type(array).__name__}; gankernels.tensor converts lists")
     host = _host_array(array)
+    check_shape("from_array", host.shape)
+    if any(s % host.itemsize for s in host.strides):
+        raise TypeError(
+            f"from_array: strides {host.strides} are not multiples of the {host.itemsize} bytes of an element"
+        )
     if host.dtype not in _KEPT or not host.dtype.isnative or not host.flags.aligned:
         raise TypeError(
             f"from_array: dtype {host.dtype} cannot be shared; expected aligned native float32, float64, int64 or bool "
@@ -111,8 +138,7 @@ def from_array(array: Any, requires_grad: bool = False) -> Tensor:
 
 def full(shape: Any, value: float, *, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """A tensor of one value; shape an int or ints."""
-    extents = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    return Tensor(get("cpu").full(extents, value, np.dtype(dtype)), requires_grad)
+    return Tensor(get("cpu").full(extents("full", shape), value, kept_dtype("full", dtype)), requires_grad)
 
 
 def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:

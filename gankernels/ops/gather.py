@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,14 @@ def _scatter(rows: Any, p: tuple[Any, int]) -> Any:
 _rows = Form("rows", table=_scatter, rows=_gather)
 
 
+def _host_index(index: Any) -> Any:
+    array = index.data if isinstance(index, Tensor) else np.asarray(index)
+    return array.astype(np.int64) if array.size == 0 and not hasattr(index, "dtype") else array  # [] is float64
+
+
 def _positions(op: str, index: Any, count: int) -> Any:
     """A flat int64 array of valid non-negative row numbers."""
-    array = index.data if isinstance(index, Tensor) else np.asarray(index)
+    array = _host_index(index)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{op}: the index must hold integers, got dtype {array.dtype}")
     flat = np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
@@ -43,31 +49,40 @@ def _positions(op: str, index: Any, count: int) -> Any:
 
 def index_select(x: Tensor, dim: int, index: Any) -> Tensor:
     """The slices of x at the positions `index` (a 1-D integer array) along an axis; differentiable."""
-    check_float("index_select", x=x)
     axis = axis_index("index_select", dim, x.ndim)
+    if _host_index(index).ndim != 1:
+        raise ValueError(f"index_select: the index must have one axis, got shape {_host_index(index).shape}")
+    if x.dtype.kind != "f":
+        return Tensor(np.take(x.data, _positions("index_select", index, x.shape[axis]), axis))
     where = _positions("index_select", index, x.shape[axis])
     order = [axis, *(i for i in range(x.ndim) if i != axis)]
     rest = tuple(x.shape[i] for i in order[1:])
-    table = x.permute(*order).reshape(x.shape[axis], int(np.prod(rest, dtype=np.int64)))
+    table = x.permute(*order).reshape(x.shape[axis], prod(rest))
     picked = _rows.open("rows", (where, x.shape[axis]), table=table).reshape(len(where), *rest)
     return picked.permute(*np.argsort(order).tolist())
 
 
 def advanced_index(x: Tensor, key: Any) -> Tensor:
-    """x[key] where key is one integer or boolean array, alone or after slices that keep whole axes."""
-    parts = key if isinstance(key, tuple) else (key,)
+    """x[key] with integer or boolean arrays, as NumPy reads it."""
+    parts: tuple[Any, ...] = tuple(
+        p if p is None or p is Ellipsis or isinstance(p, (slice, int, np.integer)) else _host_index(p)
+        for p in (key if isinstance(key, tuple) else (key,))
+    )
+    for p in parts:
+        if hasattr(p, "dtype") and p.dtype.kind not in "iub":
+            raise IndexError(f"index: an index must hold integers or bool, got dtype {p.dtype}")
     axis = len(parts) - 1
-    if any(not (isinstance(p, slice) and p == slice(None)) for p in parts[:-1]):
-        raise IndexError(
-            f"index: only x[array], x[:, array], x[:, :, array] ... are supported beside slices, got {key!r}"
-        )
-    chosen = parts[-1].data if isinstance(parts[-1], Tensor) else np.asarray(parts[-1])
+    if any(not (isinstance(p, slice) and p == slice(None)) for p in parts[:-1]) or not hasattr(parts[-1], "dtype"):
+        return _general_index(x, parts)
+    chosen = parts[-1]
+    if axis >= x.ndim:
+        raise IndexError(f"index: {len(parts)} indices for a tensor of shape {x.shape}")
     if chosen.dtype == np.bool_:
         if chosen.shape != x.shape[axis : axis + chosen.ndim]:
             raise IndexError(
                 f"index: a mask of shape {chosen.shape} does not fit axes {x.shape[axis:]} of shape {x.shape}"
             )
-        merged = int(np.prod(chosen.shape, dtype=np.int64))
+        merged = prod(chosen.shape)
         x = x.reshape(*x.shape[:axis], merged, *x.shape[axis + chosen.ndim :])
         chosen = np.flatnonzero(chosen)
     if x.dtype.kind != "f":
@@ -75,6 +90,18 @@ def advanced_index(x: Tensor, key: Any) -> Tensor:
             *x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])))  # fmt: skip
     picked = index_select(x, axis, chosen.reshape(-1))
     return picked.reshape(*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])
+
+
+def _general_index(x: Tensor, key: tuple[Any, ...]) -> Tensor:
+    """Any other mixture: NumPy works out which elements it names, and they are gathered one by one."""
+    try:
+        if x.dtype.kind != "f":
+            return Tensor(np.asarray(x.data[key]))
+        named = np.asarray(np.arange(prod(x.shape)).reshape(x.shape)[key])
+    except IndexError as error:
+        raise IndexError(f"index: {error} (shape {x.shape})") from None
+    table = x.reshape(prod(x.shape), 1)
+    return _rows.open("rows", (named.reshape(-1), prod(x.shape)), table=table).reshape(named.shape)
 
 
 def embedding(index: Any, weight: Tensor) -> Tensor:
@@ -88,9 +115,8 @@ def embedding(index: Any, weight: Tensor) -> Tensor:
     check_float("embedding", weight=weight)
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight must have two axes (V, D), got shape {weight.shape}")
-    shape = index.shape if isinstance(index, Tensor) else np.asarray(index).shape
-    array = index.data if isinstance(index, Tensor) else np.asarray(index)
+    array = _host_index(index)
     if array.size and array.dtype.kind in "iu" and array.min() < 0:
         raise IndexError(f"embedding: index {int(array.min())} is negative")
     where = _positions("embedding", index, weight.shape[0])
-    return _rows.open("rows", (where, weight.shape[0]), table=weight).reshape(*shape, weight.shape[1])
+    return _rows.open("rows", (where, weight.shape[0]), table=weight).reshape(*array.shape, weight.shape[1])

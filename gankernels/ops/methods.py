@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gankernels.autograd import Tensor
+from gankernels.autograd import Tensor, record
 from gankernels.backends import backend_of
 from gankernels.ops import gather, linalg, pointwise, reduce, shape
-from gankernels.ops.common import axis_index, cast, contiguous
+from gankernels.ops.common import axis_index, cast, contiguous, empty_like, is_scalar
 
 
 def _reflected(function: Any) -> Any:
@@ -17,7 +17,11 @@ def _reflected(function: Any) -> Any:
 
 
 def _comparison(op: str) -> Any:
-    return lambda self, other: pointwise.compare(op, self, other)
+    def compared(self: Tensor, other: Any) -> Any:
+        known = isinstance(other, (Tensor, np.ndarray)) or is_scalar(other)
+        return pointwise.compare(op, self, other) if known else NotImplemented
+
+    return compared
 
 
 def _numpy(self: Tensor) -> Any:
@@ -79,7 +83,9 @@ def _len(self: Tensor) -> int:
 
 def _clone(self: Tensor) -> Tensor:
     """A copy in memory of its own, still part of the graph."""
-    return self * 1.0 if self.dtype.kind == "f" else Tensor(self.data.copy())
+    copied = empty_like(self.data)
+    backend_of(self.data).copy(self.data, copied)
+    return record("clone", copied, (self,), lambda ct, _: [ct])
 
 
 def _view(self: Tensor, *extents: Any) -> Tensor:
@@ -109,7 +115,8 @@ def _unsqueeze(self: Tensor, dim: int) -> Tensor:
 
 
 def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
-    return np.array(_numpy(self), dtype=dtype, copy=True if copy is None else copy)
+    array = _numpy(self)
+    return array.astype(dtype or array.dtype) if copy else np.asarray(array, dtype)
 
 
 def _iterate(self: Tensor) -> Any:
@@ -118,9 +125,13 @@ def _iterate(self: Tensor) -> Any:
 
 def _bool_array(self: Tensor, other: Tensor | None, function: Any) -> Tensor:
     for t in (self, other):
-        if t is not None and t.dtype != np.bool_:
-            raise TypeError(f"{function.__name__}: expected bool tensors, got dtype {t.dtype}")
-    return Tensor(function(self.data) if other is None else function(self.data, other.data))
+        if t is not None and (not isinstance(t, Tensor) or t.dtype != np.bool_):
+            raise TypeError(f"{function.__name__}: expected bool tensors, got {getattr(t, 'dtype', type(t).__name__)}")
+    return Tensor(np.asarray(function(self.data) if other is None else function(self.data, other.data)))
+
+
+def _format(self: Tensor, spec: str) -> str:
+    return format(_item(self), spec) if spec else _repr(self)
 
 
 _METHODS: dict[str, Any] = {
@@ -137,6 +148,7 @@ _METHODS: dict[str, Any] = {
     "__or__": lambda a, b: _bool_array(a, b, np.logical_or),
     "__invert__": lambda a: _bool_array(a, None, np.logical_not),
     "__getitem__": shape.index, "__len__": _len, "__iter__": _iterate, "__repr__": _repr, "__bool__": _bool,
+    "__format__": _format,
     "__float__": lambda self: float(_item(self)), "__int__": lambda self: int(_item(self)),
     "__array__": _array,
     "__dlpack__": lambda self, **kwargs: contiguous(_numpy(self)).__dlpack__(**kwargs),

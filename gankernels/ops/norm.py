@@ -10,6 +10,7 @@ import numpy as np
 
 from gankernels.autograd import Tensor, fused
 from gankernels.backends import backend_of
+from gankernels.geometry import is_int
 from gankernels.ops.common import check_float, contiguous, empty_like
 from gankernels.ops.pointwise import rsqrt, square
 from gankernels.ops.reduce import mean
@@ -23,8 +24,11 @@ def _moments(x: Any) -> tuple[Any, Any]:
     return statistics
 
 
-def _kernel(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+def _kernel(x: Any, weight: Any, bias: Any, eps: float, statistics: list[Any] | None = None) -> Any:
+    """`statistics`, if given, receives the mean and the biased variance."""
     mean_, variance = _moments(x)
+    if statistics is not None:
+        statistics[:] = mean_, variance
     rstd = 1 / np.sqrt(variance + x.dtype.type(eps))
     scale = rstd * weight
     y = empty_like(x)
@@ -32,14 +36,14 @@ def _kernel(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     return y, (mean_, variance, rstd)
 
 
-def _backward(ct: Any, arrays: Any, saved: Any, want: Any, eps: float) -> Any:
+def _backward(ct: Any, arrays: Any, saved: Any, want: Any, eps: float, _: Any = None) -> Any:
     x, weight, _ = arrays
     gradients = empty_like(x), empty_like(weight), empty_like(weight)
     backend_of(x).batch_norm_backward(x, ct, saved[0], saved[2], weight, *gradients)
     return gradients
 
 
-def _unfused(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _unfused(x: Tensor, weight: Tensor, bias: Tensor, eps: float, _: Any = None) -> Tensor:
     column = (1, x.shape[1], 1)
     centred = x - mean(x, (0, 2), True)
     rstd = rsqrt(mean(square(centred), (0, 2), True) + eps)
@@ -118,11 +122,10 @@ def batch_norm(
             raise ValueError(f"batch_norm: training needs more than one value per channel, got shape {x.shape}")
         if count == 0:
             return x3.reshape(x.shape)
-        y = _normalize(x3, weight, bias, params=(float(eps),))
-        if running_mean is not None or running_var is not None:
-            mean_, variance = _moments(x3.data)
-            _update(running_mean, mean_, momentum)
-            _update(running_var, variance * (count / (count - 1)), momentum)
+        statistics: list[Any] = []
+        y = _normalize(x3, weight, bias, params=(float(eps), statistics))
+        _update(running_mean, statistics[0], momentum)
+        _update(running_var, statistics[1] * (count / (count - 1)), momentum)
         return y.reshape(x.shape)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: running_mean and running_var are needed when training is False")
@@ -139,7 +142,7 @@ def layer_norm(
 ) -> Tensor:
     """Normalise x over its last axes `normalized_shape`; weight and bias of that shape."""
     check_float("layer_norm", x=x, weight=weight, bias=bias)
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    shape = (int(normalized_shape),) if is_int(normalized_shape) else tuple(normalized_shape)  # type: ignore[arg-type]
     if not shape or x.shape[x.ndim - len(shape) :] != shape:
         raise ValueError(f"layer_norm: normalized_shape {shape} is not the end of x's shape {x.shape}")
     for name, v in (("weight", weight), ("bias", bias)):
@@ -168,7 +171,7 @@ def group_norm(
 ) -> Tensor:
     """Normalise every group of channels of every image of x (N, C, *); weight and bias (C,)."""
     check_float("group_norm", x=x, weight=weight, bias=bias)
-    if x.ndim < 2 or num_groups < 1 or x.shape[1] % num_groups:
+    if x.ndim < 2 or not is_int(num_groups) or num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(
             f"group_norm: num_groups={num_groups} must divide the channels of x (N, C, *), shape {x.shape}"
         )

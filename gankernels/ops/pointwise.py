@@ -10,7 +10,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor, pointwise, record
 from gankernels.backends import backend_of
-from gankernels.ops.common import as_tensor, check_float, empty_like, is_scalar, promote
+from gankernels.ops.common import as_tensor, cast, check_float, empty_like, is_scalar, promote, scalar_beside
 from gankernels.ops.shape import sum_to
 
 # Python's builtins of these names are not used in this file.
@@ -43,11 +43,24 @@ def _binary_array(op: str, a: Tensor, b: Tensor) -> Any:
     out = empty_like(a.data, shape)
     if a.dtype.kind == "f":
         backend_of(a.data).binary(op, a.data, b.data, out)
-    elif op == "divide":
-        raise TypeError("div: integer tensors have no true division; convert with .to() first")
     else:
         getattr(np, op)(a.data, b.data, out=out)  # indices and masks are host-side bookkeeping
     return out
+
+
+def _numbers(op: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Both operands as tensors of one dtype; a number takes the dtype of the tensor beside it."""
+    if is_scalar(b):
+        a = as_tensor(op, "the first operand", a)
+        b = scalar_beside(a, b)
+    elif is_scalar(a):
+        b = as_tensor(op, "the second operand", b)
+        a = scalar_beside(b, a)
+    return promote(op, a, b)
+
+
+def _affine_fits(t: Any, number: Any) -> bool:
+    return is_scalar(number) and isinstance(t, Tensor) and t.dtype.kind == "f"
 
 
 # ---- one scalar operand: x*p + q -----------------------------------------------------------------------------------
@@ -56,12 +69,6 @@ _affine_kernel = _unary("affine")
 
 def _affine(x: Any, scale: float, shift: float) -> Tensor:
     t = as_tensor("add", "the operand", x)
-    if t.dtype.kind != "f":
-        return Tensor(
-            (t.data * scale + shift).astype(
-                t.dtype if float(scale).is_integer() and float(shift).is_integer() else np.float32
-            )
-        )
     y = _affine_kernel(t.data, float(scale), float(shift))
     return record("affine", y, (t,), lambda ct, _: [_affine(ct, scale, 0.0)])
 
@@ -69,11 +76,11 @@ def _affine(x: Any, scale: float, shift: float) -> Tensor:
 # ---- arithmetic ----------------------------------------------------------------------------------------------------
 def add(a: Any, b: Any) -> Tensor:
     """a + b, broadcast."""
-    if is_scalar(b):
+    if _affine_fits(a, b):
         return _affine(a, 1.0, b)
-    if is_scalar(a):
+    if _affine_fits(b, a):
         return _affine(b, 1.0, a)
-    a, b = promote("add", a, b)
+    a, b = _numbers("add", a, b)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         return [sum_to(ct, t.shape) if wanted else None for t, wanted in zip((a, b), want, strict=True)]
@@ -83,11 +90,13 @@ def add(a: Any, b: Any) -> Tensor:
 
 def sub(a: Any, b: Any) -> Tensor:
     """a - b, broadcast."""
-    if is_scalar(b):
-        return _affine(a, 1.0, -b)
-    if is_scalar(a):
+    if _affine_fits(a, b):
+        return _affine(a, 1.0, -float(b))
+    if _affine_fits(b, a):
         return _affine(b, -1.0, a)
-    a, b = promote("sub", a, b)
+    a, b = _numbers("sub", a, b)
+    if a.dtype == np.bool_:
+        raise TypeError("sub: bool tensors cannot be subtracted; use ~ for the complement, or .to() first")
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         return [sum_to(ct, a.shape) if want[0] else None, neg(sum_to(ct, b.shape)) if want[1] else None]
@@ -97,11 +106,11 @@ def sub(a: Any, b: Any) -> Tensor:
 
 def mul(a: Any, b: Any) -> Tensor:
     """a * b, broadcast."""
-    if is_scalar(b):
+    if _affine_fits(a, b):
         return _affine(a, b, 0.0)
-    if is_scalar(a):
+    if _affine_fits(b, a):
         return _affine(b, a, 0.0)
-    a, b = promote("mul", a, b)
+    a, b = _numbers("mul", a, b)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         return [
@@ -113,14 +122,10 @@ def mul(a: Any, b: Any) -> Tensor:
 
 
 def div(a: Any, b: Any) -> Tensor:
-    """a / b, broadcast."""
-    if is_scalar(b):
-        if as_tensor("div", "the first operand", a).dtype.kind != "f":
-            return div(as_tensor("div", "the first operand", a).to(np.float32), b)
-        return _affine(a, 1.0 / b if b else math.copysign(math.inf, b), 0.0)
-    if is_scalar(a):
-        return mul(reciprocal(as_tensor("div", "the second operand", b)), a)
-    a, b = promote("div", a, b)
+    """a / b, broadcast; integers become float32."""
+    a, b = _numbers("div", a, b)
+    if a.dtype.kind != "f":
+        a, b = cast(a, np.float32), cast(b, np.float32)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         by_b = div(ct, b)
@@ -130,32 +135,28 @@ def div(a: Any, b: Any) -> Tensor:
     return record("div", _binary_array("divide", a, b), (a, b), rule)
 
 
-def _extremum(name: str, op: str, a: Any, b: Any) -> Tensor:
-    if is_scalar(b):
-        b = Tensor(np.full((), b, a.dtype))
-    if is_scalar(a):
-        a = Tensor(np.full((), a, b.dtype))
-    a, b = promote(name, a, b)
+def _extremum(name: str, a: Any, b: Any) -> Tensor:
+    a, b = _numbers(name, a, b)
+    loses = ("less", "greater") if name == "maximum" else ("greater", "less")
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        first = compare("greater" if op == "maximum" else "less", a, b).to(ct.dtype)
-        share = first + compare("equal", a, b).to(ct.dtype) * 0.5  # ties share, as PyTorch
+        tie = compare("equal", a, b).to(ct.dtype) * 0.5  # ties share, as PyTorch
         return [
-            sum_to(mul(ct, s), t.shape) if wanted else None
-            for t, s, wanted in zip((a, b), (share, 1.0 - share), want, strict=True)
+            sum_to(mul(ct, 1.0 - tie - compare(less, a, b).to(ct.dtype)), t.shape) if wanted else None
+            for t, less, wanted in zip((a, b), loses, want, strict=True)
         ]
 
-    return record(name, _binary_array(op, a, b), (a, b), rule)
+    return record(name, _binary_array(name, a, b), (a, b), rule)
 
 
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger of a and b, broadcast; NaN if either is NaN."""
-    return _extremum("maximum", "maximum", a, b)
+    return _extremum("maximum", a, b)
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of a and b, broadcast; NaN if either is NaN."""
-    return _extremum("minimum", "minimum", a, b)
+    return _extremum("minimum", a, b)
 
 
 def neg(x: Tensor) -> Tensor:
@@ -165,26 +166,29 @@ def neg(x: Tensor) -> Tensor:
 
 def pow(a: Any, b: Any) -> Tensor:
     """a ** b, broadcast; b a number or a tensor."""
-    if is_scalar(b):
-        if b == 2:
-            return square(a)
-        return _power(a, float(b))
-    if is_scalar(a):
-        if a <= 0:
-            raise ValueError(f"pow: a scalar base must be positive, got {a}")
-        return exp(mul(b, math.log(a)))
-    a, b = promote("pow", a, b)
+    if _affine_fits(a, b):
+        return square(a) if b == 2 else _power(a, float(b))
+    a, b = _numbers("pow", a, b)
+    if a.dtype.kind != "f" and bool((b.data < 0).any()):
+        raise ValueError("pow: integers cannot be raised to negative powers; convert with .to() first")
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        ga = sum_to(mul(mul(ct, b), pow(a, b - 1.0)), a.shape) if want[0] else None
-        return [ga, sum_to(mul(mul(ct, pow(a, b)), log(a)), b.shape) if want[1] else None]
+        grads: list[Tensor | None] = [None, None]
+        if want[0]:  # b*a**(b - 1) is 0 where b is 0, also at a = 0
+            constant = compare("equal", b, 0)
+            grads[0] = sum_to(where(constant, 0.0, mul(mul(ct, b), pow(a, b - 1.0))), a.shape)
+        if want[1]:  # a**b*log(a) is 0 where a is 0 and b >= 0
+            flat = _logical_and(compare("equal", a, 0), compare("greater_equal", b, 0))
+            grads[1] = sum_to(where(flat, 0.0, mul(mul(ct, pow(a, b)), log(a))), b.shape)
+        return grads
 
     return record("pow", _binary_array("power", a, b), (a, b), rule)
 
 
 def atan2(a: Any, b: Any) -> Tensor:
     """The angle of the point (b, a), in rad."""
-    a, b = promote("atan2", a, b)
+    a, b = _numbers("atan2", a, b)
+    check_float("atan2", a=a, b=b)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         scaled = div(ct, add(square(a), square(b)))
@@ -228,13 +232,20 @@ square: Function = _float_pointwise("square", "square", lambda x, y: x * 2.0)
 sin: Function = _float_pointwise("sin", "sin", lambda x, y: cos(x))
 cos: Function = _float_pointwise("cos", "cos", lambda x, y: neg(sin(x)))
 tanh: Function = _float_pointwise("tanh", "tanh", lambda x, y: 1.0 - square(y))
-sigmoid: Function = _float_pointwise("sigmoid", "sigmoid", lambda x, y: y - square(y))
+sigmoid: Function = _float_pointwise("sigmoid", "sigmoid", lambda x, y: mul(y, 1.0 - y))
 erf: Function = _float_pointwise("erf", "erf", lambda x, y: exp(neg(square(x))) * (2.0 / math.sqrt(math.pi)))
-_power: Function = _float_pointwise("pow", "power", lambda x, y, p: _power(x, p - 1.0) * p)
-_softplus: Function = _float_pointwise("softplus", "softplus", lambda x, y, beta, threshold: sigmoid(x * beta))
+_power: Function = _float_pointwise("pow", "power", lambda x, y, p: _power(x, p - 1.0) * p if p else None)
+_softplus: Function = _float_pointwise(
+    "softplus", "softplus", lambda x, y, beta, threshold: _steep(x * beta, threshold)
+)
 _clamp: Function = _float_pointwise("clamp", "clamp", lambda x, y, lo, hi: Tensor(_unary("clamp_mask")(x.data, lo, hi)))
 # alpha*exp(x) below zero, 1 above: y + alpha is alpha*exp(x) where x <= 0
-_elu: Function = _float_pointwise("elu", "elu", lambda x, y, alpha: where(x > 0, x * 0.0 + 1.0, y + alpha))
+_elu: Function = _float_pointwise("elu", "elu", lambda x, y, alpha: where(x > 0, 1.0, y + alpha))
+
+
+def _steep(x: Tensor, threshold: float) -> Tensor:
+    slope = sigmoid(x)
+    return slope if threshold == math.inf else where(x > threshold, 1.0, slope)
 
 
 def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -261,6 +272,11 @@ def clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tens
     """x limited to [min, max]; either may be None."""
     if min is None and max is None:
         raise ValueError("clamp: at least one of min and max is needed")
+    for name, bound in (("min", min), ("max", max)):
+        if bound is not None and not is_scalar(bound):
+            raise TypeError(
+                f"clamp: {name} must be a number, got {type(bound).__name__}; maximum and minimum take tensors"
+            )
     return _clamp(x, -math.inf if min is None else float(min), math.inf if max is None else float(max))
 
 
@@ -274,6 +290,7 @@ def _gate_kernel(x: Any, p: tuple[Any, float]) -> Any:
 
 _gate = Form("gate", x=_gate_kernel, y=_gate_kernel)  # self-adjoint
 _leaky_kernel = _unary("leaky_relu")
+_clamp_kernel = _unary("clamp")
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
@@ -289,17 +306,18 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 def relu(x: Tensor) -> Tensor:
     """x where x > 0, else 0."""
-    return leaky_relu(x, 0.0)
+    check_float("relu", x=x)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        return [_gate.open("y", (x.data, 0.0), x=ct)]
+
+    return record("relu", _clamp_kernel(x.data, 0.0, math.inf), (x,), rule)  # 0 * -inf would be NaN
 
 
 # ---- comparison and choice -----------------------------------------------------------------------------------------
 def compare(op: str, a: Any, b: Any) -> Tensor:
     """A bool tensor: `op` is one of equal, not_equal, less, less_equal, greater, greater_equal."""
-    if is_scalar(b):
-        b = Tensor(np.full((), b, a.dtype if a.dtype.kind == "f" or float(b).is_integer() else np.float32))
-    if is_scalar(a):
-        a = Tensor(np.full((), a, b.dtype))
-    a, b = promote(op, a, b)
+    a, b = _numbers(op, a, b)
     shape = _broadcast_shape(op, a, b)
     backend = backend_of(a.data)
     out = backend.empty(shape, np.bool_)
@@ -310,6 +328,10 @@ def compare(op: str, a: Any, b: Any) -> Tensor:
     return Tensor(out)
 
 
+def _logical_and(a: Tensor, b: Tensor) -> Tensor:
+    return Tensor(np.asarray(np.logical_and(a.data, b.data)))
+
+
 def where(condition: Tensor, a: Any, b: Any) -> Tensor:
     """a where condition (bool) holds, else b; broadcast."""
     if not isinstance(condition, Tensor) or condition.dtype != np.bool_:
@@ -318,11 +340,7 @@ def where(condition: Tensor, a: Any, b: Any) -> Tensor:
         )
     if is_scalar(a) and is_scalar(b):
         a = Tensor(np.full((), a, np.float32))
-    if is_scalar(a):
-        a = Tensor(np.full((), a, b.dtype))
-    if is_scalar(b):
-        b = Tensor(np.full((), b, a.dtype))
-    a, b = promote("where", a, b)
+    a, b = _numbers("where", a, b)
     try:
         shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
     except ValueError:

@@ -11,7 +11,9 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of, get
-from gankernels.ops.common import check_float, empty_like
+from gankernels.geometry import is_int
+from gankernels.ops.common import check_float, empty_like, extents
+from gankernels.ops.creation import kept_dtype
 
 __all__ = ["Generator", "default_generator", "dropout", "manual_seed", "rand", "randn"]
 
@@ -69,8 +71,10 @@ class Generator:
 
     def _filled(self, kernel: str, shape: Any, dtype: Any) -> Tensor:
         backend = get("cpu")
-        extents = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-        y = backend.empty(extents, np.dtype(dtype))
+        found = kept_dtype(kernel, dtype)
+        if found.kind != "f":
+            raise TypeError(f"{kernel}: dtype {found} is not supported; use float32 or float64")
+        y = backend.empty(extents(kernel, shape), found)
         getattr(backend, kernel)(y, self.seed, self.take(y.size))
         return Tensor(y)
 
@@ -84,8 +88,8 @@ class Generator:
 
     def integers(self, high: int, shape: Any) -> Tensor:
         """int64 numbers from 0 to high - 1; high at most 2**31."""
-        if not 1 <= high <= 2**31:
-            raise ValueError(f"Generator.integers: high must be from 1 to 2**31, got {high}")
+        if not is_int(high) or not 1 <= high <= 2**31:
+            raise ValueError(f"Generator.integers: high must be an int from 1 to 2**31, got {high!r}")
         u = self.uniform(shape, np.float64).data
         return Tensor((u * high).astype(np.int64))
 

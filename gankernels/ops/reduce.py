@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from gankernels.autograd import Tensor, record
+import numpy as np
+
+from gankernels.autograd import Tensor, pointwise, record
 from gankernels.backends import backend_of
 from gankernels.geometry import window_geometry
 from gankernels.ops.common import axes, axis_index, cast, check_float, contiguous, empty_like
-from gankernels.ops.pointwise import exp, log, mul, neg, sqrt, square
+from gankernels.ops.pointwise import compare, exp, log, mul, neg, reciprocal, square, where
 from gankernels.ops.shape import sum_to
 from gankernels.ops.window import max_with_index
 
@@ -31,7 +33,7 @@ def sum(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Sum over the axes `dim` (all if None). bool and int64 tensors are counted in int64."""
     dims = axes("sum", dim, x.ndim)
     if x.dtype.kind != "f":
-        return Tensor(x.data.sum(axis=dims, keepdims=keepdim, dtype="int64"))
+        return Tensor(np.asarray(x.data.sum(axis=dims, keepdims=keepdim, dtype="int64")))
     kept = sum_to(x, _kept_shape(x, dims))
     return kept if keepdim else kept.reshape(_dropped_shape(x, dims))
 
@@ -52,15 +54,30 @@ def var(x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False
     return total / (count if count > 0 else float("nan"))
 
 
+def _root_kernel(x: Any) -> Any:
+    y = empty_like(x)
+    backend_of(x).unary("sqrt", x, y, 0.0, 0.0)
+    return y
+
+
+def _root_slope(x: Tensor, y: Tensor) -> Tensor:
+    zero = compare("equal", y, 0)
+    return where(zero, 0.0, reciprocal(where(zero, 1.0, y)) * 0.5)
+
+
+# The square root of a sum of squares: where it is 0 its gradient is 0, a subgradient, as PyTorch's norm and std.
+_root = pointwise("root", _root_kernel, _root_slope)
+
+
 def std(x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False) -> Tensor:
     """Square root of the variance."""
-    return sqrt(var(x, dim, unbiased, keepdim))
+    return _root(var(x, dim, unbiased, keepdim))
 
 
 def norm(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Euclidean norm over the axes `dim`. Its gradient at the zero vector is NaN: add a small number under the root."""
+    """Euclidean norm over the axes `dim`; its gradient at the zero vector is 0."""
     check_float("norm", x=x)
-    return sqrt(sum(square(x), dim, keepdim))
+    return _root(sum(square(x), dim, keepdim))
 
 
 def _max_along(op: str, x: Tensor, axis: int, keepdim: bool) -> tuple[Tensor, Tensor]:
@@ -77,38 +94,69 @@ def _max_along(op: str, x: Tensor, axis: int, keepdim: bool) -> tuple[Tensor, Te
 
 
 def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The maximum of all elements, or (values, indices) along one axis; the first maximum takes the gradient."""
-    check_float("max", x=x)
-    if dim is None:
-        return _max_along("max", x.reshape(-1), 0, False)[0]
-    return _max_along("max", x, axis_index("max", dim, x.ndim), keepdim)
+    """The maximum of all elements, or (values, indices) along one axis.
+
+    All maxima share the gradient of the first form equally, the first one takes that of the second, as PyTorch.
+    """
+    return _extreme("max", x, dim, keepdim)
 
 
 def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The minimum of all elements, or (values, indices) along one axis."""
+    return _extreme("min", x, dim, keepdim)
+
+
+def _extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
+    if x.dtype.kind != "f":
+        return _integer_extreme(op, x, dim, keepdim)
     if dim is None:
-        return neg(max(neg(x)))
-    values, indices = max(neg(x), dim, keepdim)
+        return _shared_extreme(op, x, None, False)
+    axis = axis_index(op, dim, x.ndim)
+    if x.ndim == 0:
+        return x, Tensor(np.zeros((), np.int64))
+    if op == "max":
+        return _max_along(op, x, axis, keepdim)
+    values, indices = _max_along(op, neg(x), axis, keepdim)
     return neg(values), indices
 
 
-def _amax(op: str, x: Tensor, dim: Dim, keepdim: bool) -> Tensor:
+def _integer_extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
+    """Indices and masks are host-side bookkeeping; no gradient."""
+    axis = None if dim is None else axis_index(op, dim, x.ndim)
+    if x.data.size == 0:
+        raise ValueError(f"{op}: a tensor of shape {x.shape} has no {op}imum")
+    values = Tensor(np.asarray(getattr(np, op)(x.data, axis=axis, keepdims=keepdim and axis is not None)))
+    if axis is None:
+        return values
+    return values, Tensor(np.asarray(getattr(np, f"arg{op}")(x.data, axis=axis, keepdims=keepdim)))
+
+
+def _shared_extreme(op: str, x: Tensor, dim: Dim, keepdim: bool) -> Tensor:
+    """max or min over several axes; every element that attains it takes an equal share of the gradient."""
     dims = axes(op, dim, x.ndim)
+    top = Tensor(x.data) if op.endswith("max") else neg(Tensor(x.data))
     for axis in dims:
-        x = _max_along(op, x, axis, True)[0]
-    return x if keepdim else x.reshape(_dropped_shape(x, dims))
+        top = _max_along(op, top, axis, True)[0]
+    kept = top if op.endswith("max") else neg(top)
+    shape = kept.shape if keepdim else _dropped_shape(x, dims)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        attains = compare("equal", Tensor(x.data), kept).to(ct.dtype)
+        return [mul(ct.reshape(kept.shape), attains / sum(attains, dims, True))]
+
+    return record(op, kept.data.reshape(shape), (x,), rule)
 
 
 def amax(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Maximum over the axes `dim` (all if None)."""
     check_float("amax", x=x)
-    return _amax("amax", x, dim, keepdim)
+    return _shared_extreme("amax", x, dim, keepdim)
 
 
 def amin(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Minimum over the axes `dim` (all if None)."""
     check_float("amin", x=x)
-    return neg(_amax("amin", neg(x), dim, keepdim))
+    return _shared_extreme("amin", x, dim, keepdim)
 
 
 # ---- softmax: kernels on rows --------------------------------------------------------------------------------------
@@ -157,6 +205,7 @@ def log_softmax(x: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
 def logsumexp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) along an axis, without overflow."""
     check_float("logsumexp", x=x)
-    top = Tensor(_max_along("logsumexp", x, axis_index("logsumexp", dim, x.ndim), True)[0].data)
+    peak = _shared_extreme("max", Tensor(x.data), axis_index("logsumexp", dim, x.ndim), True).data
+    top = Tensor(np.where(np.isfinite(peak), peak, peak.dtype.type(0)))
     total = log(sum(exp(x - top), dim, True)) + top
     return total if keepdim else total.reshape(_dropped_shape(x, axes("logsumexp", dim, x.ndim)))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from gankernels.autograd import Form, Tensor, record
 from gankernels.backends import backend_of
-from gankernels.ops.common import axis_index, contiguous, empty_like
+from gankernels.geometry import is_int
+from gankernels.ops.common import MAX_AXES, axis_index, check_shape, contiguous, empty_like, promote
 
 __all__ = [
     "broadcast_to",
@@ -37,13 +39,17 @@ _reshape = Form(
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """x with other extents in the same row-major order; one of them may be -1."""
     extents = list(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
-    size = int(np.prod(x.shape, dtype=np.int64))
+    if not all(map(is_int, extents)):
+        raise TypeError(f"reshape: expected ints, got {tuple(extents)}")
+    if len(extents) > MAX_AXES:
+        raise ValueError(f"reshape: {tuple(extents)} has {len(extents)} axes; the limit is {MAX_AXES}")
+    size = prod(x.shape)
     if extents.count(-1) == 1:
-        rest = int(np.prod([e for e in extents if e != -1], dtype=np.int64))
+        rest = prod(e for e in extents if e != -1)
         if rest == 0 or size % rest:
             raise ValueError(f"reshape: {x.shape} ({size} elements) does not fit into {tuple(extents)}")
         extents[extents.index(-1)] = size // rest
-    if any(e < 0 for e in extents) or int(np.prod(extents, dtype=np.int64)) != size:
+    if any(e < 0 for e in extents) or prod(extents) != size:
         raise ValueError(f"reshape: {x.shape} ({size} elements) does not fit into {tuple(extents)}")
     return _reshape.open("y", (x.shape, tuple(extents)), x=x)
 
@@ -55,7 +61,7 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     start, end = axis_index("flatten", start_dim, x.ndim), axis_index("flatten", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
-    merged = int(np.prod(x.shape[start : end + 1], dtype=np.int64))
+    merged = prod(x.shape[start : end + 1])
     return reshape(x, *x.shape[:start], merged, *x.shape[end + 1 :])
 
 
@@ -103,8 +109,9 @@ def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
     fits = len(extents) >= x.ndim and all(
         a in (1, b) for a, b in zip(x.shape, extents[len(extents) - x.ndim :], strict=True)
     )
-    if not fits:
+    if not fits or any(n < 0 for n in extents):
         raise ValueError(f"broadcast_to: shape {x.shape} cannot be broadcast to {extents}")
+    check_shape("broadcast_to", extents)
     return _broadcast.open("y", (x.shape, extents), x=x)
 
 
@@ -146,6 +153,8 @@ def pad(x: Tensor, padding: Sequence[int], mode: str = "constant", value: float 
     """
     if mode != "constant":
         raise ValueError(f"pad: mode {mode!r} is not supported; expected 'constant'")
+    if not all(map(is_int, padding)):
+        raise TypeError(f"pad: padding must be ints, got {tuple(padding)}")
     if len(padding) % 2 or len(padding) > 2 * x.ndim:
         raise ValueError(f"pad: padding must hold up to {x.ndim} pairs for shape {x.shape}, got {tuple(padding)}")
     pairs = [(0, 0)] * x.ndim
@@ -159,6 +168,7 @@ def pad(x: Tensor, padding: Sequence[int], mode: str = "constant", value: float 
     if not any(lo or hi for lo, hi in grow):
         return y
     shape = tuple(n + lo + hi for n, (lo, hi) in zip(y.shape, grow, strict=True))
+    check_shape("pad", shape)
     inner = tuple(slice(lo, lo + n) for n, (lo, _) in zip(y.shape, grow, strict=True))
     out = embed(y, shape, inner)
     if value:
@@ -196,20 +206,27 @@ def index(x: Tensor, key: Any) -> Tensor:
 
 # ---- joining -------------------------------------------------------------------------------------------------------
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The tensors one after the other along an axis; all other extents and the dtype agree."""
+    """The tensors one after the other along an axis; all other extents agree, dtypes are promoted."""
     parts = list(tensors)
     if not parts:
         raise ValueError("cat: expected at least one tensor")
+    for i, t in enumerate(parts):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"cat: tensor {i} must be a Tensor, got {type(t).__name__}")
     first = parts[0]
+    if first.ndim == 0:
+        raise ValueError("cat: tensors without axes cannot be joined; use stack")
+    for t in parts:
+        first = promote("cat", first, t)[0]
+    parts = [promote("cat", t, first)[0] for t in parts]
     axis = axis_index("cat", dim, first.ndim)
     for i, t in enumerate(parts):
         same = t.ndim == first.ndim and all(
             a == b for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if k != axis
         )
-        if not same or t.dtype != first.dtype:
+        if not same:
             raise ValueError(
-                f"cat: tensor {i} has shape {t.shape} and dtype {t.dtype}, tensor 0 {first.shape} and {first.dtype}; "
-                f"only axis {axis} may differ"
+                f"cat: tensor {i} has shape {t.shape}, tensor 0 {first.shape}; only axis {axis} may differ"
             )
     backend = backend_of(first.data)
     shape = list(first.shape)
@@ -233,5 +250,10 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     parts = list(tensors)
     if not parts:
         raise ValueError("stack: expected at least one tensor")
+    for i, t in enumerate(parts):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"stack: tensor {i} must be a Tensor, got {type(t).__name__}")
+        if t.shape != parts[0].shape:
+            raise ValueError(f"stack: tensor {i} has shape {t.shape}, tensor 0 {parts[0].shape}; they must agree")
     axis = axis_index("stack", dim, parts[0].ndim + 1)
     return cat([reshape(t, *t.shape[:axis], 1, *t.shape[axis:]) for t in parts], axis)
