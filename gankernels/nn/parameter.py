@@ -1,0 +1,30 @@
+"""Parameter: a tensor that a Module owns and an optimizer changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Tensor
+from gankernels.ops.creation import from_array
+
+__all__ = ["Parameter"]
+
+
+class Parameter(Tensor):
+    """A leaf tensor that a Module registers as one of its parameters.
+
+    Parameters
+    ----------
+    data : Tensor or array
+        Shared, not copied, where it is row-major.
+    requires_grad : bool
+        False freezes it.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        source = data if isinstance(data, Tensor) else from_array(data)
+        super().__init__(np.ascontiguousarray(source.data) if source.ndim else source.data, requires_grad)
