@@ -217,7 +217,7 @@ def test_the_weights_gradient_is_right_for_every_batch(batch: int) -> None:
 @st.composite
 def geometries(draw: Callable[[Any], Any], largest: int = 9) -> ConvGeometry:
     rank = draw(st.integers(1, 3))
-    axes = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(rank))  # noqa: E731
+    axes = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(rank))
     groups, c, o = draw(st.sampled_from([1, 1, 1, 2, 3])), draw(st.integers(1, 5)), draw(st.integers(1, 10))
     x, k, s, d = axes(1, largest), axes(1, 4), axes(1, 3), axes(1, 3)
     pairs = []
@@ -334,8 +334,8 @@ def test_matmul_is_exact_on_integers_for_any_layout(shape: tuple[int, ...], dtyp
     a = rng.integers(-4, 5, (B, M, K)).astype(dtype)
     b = rng.integers(-4, 5, (B, K, N)).astype(dtype)
     want = a @ b
-    turned = lambda m: np.ascontiguousarray(m.transpose(0, 2, 1)).transpose(0, 2, 1)  # noqa: E731
-    gapped = lambda m: np.repeat(np.repeat(m, 2, 1), 3, 2)[:, ::2, ::3]  # noqa: E731
+    turned = lambda m: np.ascontiguousarray(m.transpose(0, 2, 1)).transpose(0, 2, 1)
+    gapped = lambda m: np.repeat(np.repeat(m, 2, 1), 3, 2)[:, ::2, ::3]
     for isa, threads in product(_cpu.isa_present(), (1, 3)):
         _cpu.set_isa(isa)
         _cpu.set_num_threads(threads)

@@ -33,8 +33,65 @@ struct ChannelBlock {
 struct DensePhase {
   const Phase* axis[3];
   int64_t outputs[3];           // of one sub-volume
-  std::vector<int64_t> offset;  // of every tap, in elements of the packed input
+  std::vector<int64_t> cell;    // of every tap, in elements of the packed input
   int64_t weights = 0;          // where its packed weights begin
+
+  int64_t taps() const { return static_cast<int64_t>(cell.size()); }
+};
+
+// The taps that read the input somewhere on a row of outputs, for every tile of the row: padding is not multiplied.
+// Rows in the middle of the volume need the same taps, so the lists are kept until they change.
+class RowTaps {
+ public:
+  struct Tile {
+    int64_t first, positions;
+    std::vector<TapOffset> taps;
+  };
+
+  RowTaps(const DensePhase& phase, const Axes& axes, int outputs, int64_t widest) : phase_(phase), axes_(axes), outputs_(outputs) {
+    const int64_t width = phase.outputs[2], count = (width + widest - 1) / widest;
+    for (int64_t i = 0; i < count; ++i) {  // tiles of nearly one size
+      const int64_t first = width * i / count, last = width * (i + 1) / count;
+      tiles_.push_back({first, last - first, {}});
+      across_.push_back(needed(2, first, last));
+    }
+  }
+
+  const std::vector<Tile>& row(int64_t d, int64_t h) {
+    std::vector<char> along_d = needed(0, d, d + 1), along_h = needed(1, h, h + 1);
+    if (along_d == along_d_ && along_h == along_h_) return tiles_;
+    along_d_ = std::move(along_d), along_h_ = std::move(along_h);
+    const size_t H = along_h_.size(), W = phase_.axis[2]->taps.size();
+    for (size_t i = 0; i < tiles_.size(); ++i) {
+      tiles_[i].taps.clear();
+      for (size_t d_tap = 0; d_tap < along_d_.size(); ++d_tap)
+        for (size_t h_tap = 0; along_d_[d_tap] && h_tap < H; ++h_tap)
+          for (size_t w_tap = 0; along_h_[h_tap] && w_tap < W; ++w_tap) {
+            const int64_t tap = static_cast<int64_t>((d_tap * H + h_tap) * W + w_tap);
+            if (across_[i][w_tap]) tiles_[i].taps.push_back({phase_.cell[tap], tap * outputs_});
+          }
+    }
+    return tiles_;
+  }
+
+ private:
+  std::vector<char> needed(int axis, int64_t first, int64_t last) const {
+    const Phase& phase = *phase_.axis[axis];
+    std::vector<char> list;
+    for (const Tap& tap : phase.taps) {
+      bool any = false;
+      for (int64_t m = first; m < last && !any; ++m) any = axes_[axis].sees_input(phase, tap, m);
+      list.push_back(any);
+    }
+    return list;
+  }
+
+  const DensePhase& phase_;
+  const Axes& axes_;
+  const int outputs_;
+  std::vector<Tile> tiles_;
+  std::vector<std::vector<char>> across_;
+  std::vector<char> along_d_, along_h_;
 };
 
 template <class T>
@@ -101,7 +158,7 @@ class GatherConv {
           for (const Tap& kd : d.taps)
             for (const Tap& kh : h.taps)
               for (const Tap& kw : w.taps)
-                phase.offset.push_back(((kd.cell * axes_[1].cells() + kh.cell) * axes_[2].cells() + kw.cell) * L);
+                phase.cell.push_back(((kd.cell * axes_[1].cells() + kh.cell) * axes_[2].cells() + kw.cell) * L);
           weights += groups_ * group_weights(phase);
           phases_.push_back(std::move(phase));
         }
@@ -115,12 +172,12 @@ class GatherConv {
 
   int64_t group_weights(const DensePhase& phase) const {
     const ChannelBlock& last = blocks_.back();
-    return (last.first + last.tile) * inputs_ * static_cast<int64_t>(phase.offset.size());
+    return (last.first + last.tile) * inputs_ * phase.taps();
   }
 
   T* weights_of(const DensePhase& phase, int64_t group, const ChannelBlock& block) {
     return packed_weights_.data() + phase.weights + group * group_weights(phase) +
-           block.first * inputs_ * static_cast<int64_t>(phase.offset.size());
+           block.first * inputs_ * phase.taps();
   }
 
   // (input, tap, tile) of one block of output channels
@@ -147,7 +204,7 @@ class GatherConv {
     for (int64_t b = 0; b < count; ++b)
       for (const DensePhase& phase : phases_) {
         const int64_t rows = phase.outputs[0] * phase.outputs[1];
-        const int64_t work = inputs_ * static_cast<int64_t>(phase.offset.size()) * phase.outputs[2];
+        const int64_t work = inputs_ * phase.taps() * phase.outputs[2];
         for (int64_t g = 0; g < groups_; ++g)
           for (const ChannelBlock& block : blocks_) {
             const int64_t step = 1 + kTaskCycles / std::max<int64_t>(1, work * block.tile / 2);
@@ -164,19 +221,17 @@ class GatherConv {
   void compute_rows(const T* in, const std::vector<Unit>& units, const DensePhase& phase, int64_t group,
                     const ChannelBlock& block, int64_t first_row, int64_t last_row) {
     const int L = table_.lanes;
-    const int64_t width = phase.outputs[2], taps = static_cast<int64_t>(phase.offset.size());
-    const int64_t widest = table_.max_positions[block.tile];
+    const int64_t width = phase.outputs[2];
     const T* weights = weights_of(phase, group, block);
+    RowTaps row_taps(phase, axes_, block.tile, table_.max_positions[block.tile]);
     Scratch<T> line(block.tile * width * L), plain((L + 1) * width);
     for (int64_t row = first_row; row < last_row; ++row) {
       const int64_t d = row / phase.outputs[1], h = row % phase.outputs[1];
       const T* at = in + d * axes_[0].step * plane_ + h * axes_[1].step * row_;
-      for (int64_t p = 0; p < width;) {
-        const int64_t positions = std::min(widest, width - p);
-        table_.tile[block.tile][positions](at + p * L, inputs_, channel_, phase.offset.data(), taps, weights,
-                                           line.get() + p * L, width * L, false);
-        p += positions;
-      }
+      for (const auto& tile : row_taps.row(d, h))
+        table_.tile[block.tile][tile.positions](at + tile.first * L, channel_, weights, phase.taps() * block.tile, inputs_,
+                                                tile.taps.data(), static_cast<int64_t>(tile.taps.size()),
+                                                line.get() + tile.first * L, width * L, false);
       for (int64_t o = 0; o < block.valid; ++o)
         store_row(line.get() + o * width * L, units, phase, group * outputs_ + block.first + o, d, h, plain.get());
     }

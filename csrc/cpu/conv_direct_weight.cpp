@@ -68,11 +68,11 @@ class WeightSum {
   void add_group(const LaneGroup& group) {
     const int L = table_.lanes;
     for (int i = 0; i < 3; ++i) axes_[i].lay_out(group.cuts[i], i == 2), y_axes_[i].lay_out(group.cuts[i], i == 2);
-    offset_.clear();
+    cell_.clear();
     for (const Tap& d : axes_[0].phases[0].taps)
       for (const Tap& h : axes_[1].phases[0].taps)
         for (const Tap& w : axes_[2].phases[0].taps)
-          offset_.push_back(((d.cell * axes_[1].cells() + h.cell) * axes_[2].cells() + w.cell) * L);
+          cell_.push_back(((d.cell * axes_[1].cells() + h.cell) * axes_[2].cells() + w.cell) * L);
     row_ = axes_[2].cells() * L;
     plane_ = row_ * axes_[1].cells();
     channel_ = plane_ * axes_[0].cells();
@@ -125,23 +125,38 @@ class WeightSum {
     const int64_t widest = table_.max_positions[block.tile];
     Scratch<T> lanes(std::min(taps_, kTapsAtOnce) * block.tile * L);
     T* sums = sums_of(slab, block, c);
+    std::vector<TapOffset> needed;
     for (int64_t first = 0; first < taps_; first += kTapsAtOnce) {
       const int64_t taps = std::min(kTapsAtOnce, taps_ - first);
       std::fill_n(lanes.get(), taps * block.tile * L, T(0));
       for (int64_t v = begin; v < end; ++v) {
         const int64_t b = v / (depth * chunks), d = v / chunks % depth, h = v % chunks * rows;
+        const int64_t height_here = std::min(rows, height - h);
         const T* xs = x + b * x_size + (block.group * inputs_ + c) * channel_ + d * axes_[0].step * plane_ +
                       h * axes_[1].step * row_;
         const T* ys = y + b * y_size + block.offset * y_channel + (d * height + h) * y_row;
-        for (int64_t t = 0; t < taps;) {
-          const int64_t some = std::min(widest, taps - t);
-          table_.weight_tile[block.tile][some](xs, offset_.data() + first + t, axes_[1].step * row_, ys, y_row,
-                                               std::min(rows, height - h), width, lanes.get() + t * block.tile * L);
-          t += some;
+        needed.clear();
+        for (int64_t t = first; t < first + taps; ++t)
+          if (sees_input(t, d, h, h + height_here)) needed.push_back({cell_[t], (t - first) * block.tile * L});
+        const int64_t count_needed = static_cast<int64_t>(needed.size()), calls = (count_needed + widest - 1) / widest;
+        for (int64_t i = 0; i < calls; ++i) {  // tiles of nearly one size
+          const int64_t from = count_needed * i / calls, some = count_needed * (i + 1) / calls - from;
+          table_.weight_tile[block.tile][some](xs, axes_[1].step * row_, ys, y_row, height_here, width,
+                                               needed.data() + from, lanes.get());
         }
       }
       table_.add_lanes(lanes.get(), taps * block.tile, sums + first * block.tile);
     }
+  }
+
+  // Does tap number t read x for output plane d and some row in [first, last)?
+  bool sees_input(int64_t t, int64_t d, int64_t first, int64_t last) const {
+    const Phase &pd = axes_[0].phases[0], &ph = axes_[1].phases[0];
+    const int64_t W = static_cast<int64_t>(axes_[2].phases[0].taps.size()), H = static_cast<int64_t>(ph.taps.size());
+    if (!axes_[0].sees_input(pd, pd.taps[t / (H * W)], d)) return false;
+    for (int64_t h = first; h < last; ++h)
+      if (axes_[1].sees_input(ph, ph.taps[t / W % H], h)) return true;
+    return false;
   }
 
   void write(const ChannelBlock& block, int64_t c) {
@@ -165,7 +180,7 @@ class WeightSum {
   Axes axes_, y_axes_;
   const ConvTable<T>& table_;
   std::vector<ChannelBlock> blocks_;
-  std::vector<int64_t> offset_;  // of every tap, in elements of packed x
+  std::vector<int64_t> cell_;    // of every tap, in elements of packed x
   std::vector<T> sums_;          // (slab, channel block, input channel, tap, channel)
   int64_t inputs_ = 0, taps_ = 1, y_channels_ = 0, slabs_ = 1;
   int64_t row_ = 0, plane_ = 0, channel_ = 0;  // strides of packed x

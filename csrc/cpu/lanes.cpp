@@ -50,6 +50,14 @@ int64_t Axis::outputs() const {
   return n;
 }
 
+bool Axis::sees_input(const Phase& phase, const Tap& tap, int64_t m) const {
+  for (int64_t at = m; at < phase.outputs; at += sub) {
+    const int64_t x = t * at + tap.e;
+    if (x >= 0 && x < in) return true;
+  }
+  return false;
+}
+
 int64_t Axis::window(int64_t outputs) const {
   const Range r = tap_range(phases);
   if (is_sparse(*this, outputs)) return outputs * all_taps(phases);
@@ -110,7 +118,7 @@ Axes transposed_gather_axes(const ConvGeometry& g) {
     a.in = g.y[i], a.out = g.x[i], a.t = 1;
     const int64_t s = g.stride[i];
     std::map<int64_t, Phase> phases;
-    for (int64_t k = 0; k < g.kernel[i]; ++k) {
+    for (int64_t k = g.kernel[i] - 1; k >= 0; --k) {  // ascending cells: the prefetchers follow
       const int64_t shift = g.dilation[i] * k - g.pad_lo[i];  // x cell that output 0 of conv reads with this tap
       const int64_t first = floor_mod(shift, s);
       if (first >= a.out) continue;

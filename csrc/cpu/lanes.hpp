@@ -38,6 +38,8 @@ struct Axis {
 
   int64_t cells() const { return static_cast<int64_t>(cell_at.size()); }
   int64_t outputs() const;  // of the largest phase
+  // Does `tap` read the input at output m of some sub-volume?
+  bool sees_input(const Phase& phase, const Tap& tap, int64_t m) const;
   // Window of a sub-volume with that many outputs, without laying it out.
   int64_t window(int64_t outputs) const;
   // Cuts the axis and orders the cells; `unit_step`: adjacent outputs read adjacent cells, whatever t is.

@@ -83,13 +83,16 @@ void for_images(int64_t batch, Step step) {
   for (int64_t n = 0; n < batch; n += most) step(n, std::min(most, batch - n));
 }
 
-// Runs a tile of any number of positions: as many calls as its limit asks for.
+// Runs a tile of any number of positions: as many calls as its limit asks for. w(channels, taps, outputs).
 template <class T>
-void run_tile(const ConvTable<T>& table, int outputs, int64_t positions, const T* x, int64_t channels, int64_t channel,
-              const std::vector<int64_t>& offset, const T* w, T* y, int64_t y_stride) {
+void run_tile(const ConvTable<T>& table, int outputs, int64_t positions, const T* x, int64_t x_channel, int64_t channels,
+              const std::vector<int64_t>& cells, const T* w, T* y, int64_t y_stride) {
+  const int64_t taps = static_cast<int64_t>(cells.size());
+  std::vector<TapOffset> tap(taps);
+  for (int64_t t = 0; t < taps; ++t) tap[t] = {cells[t], t * outputs};
   for (int64_t p = 0; p < positions;) {
     const int64_t some = std::min<int64_t>(positions - p, table.max_positions[outputs]);
-    table.tile[outputs][some](x + p * table.lanes, channels, channel, offset.data(), static_cast<int64_t>(offset.size()), w,
+    table.tile[outputs][some](x + p * table.lanes, x_channel, w, taps * outputs, channels, tap.data(), taps,
                               y + p * table.lanes, y_stride, false);
     p += some;
   }
@@ -125,7 +128,7 @@ void local_conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry&
             const T* from = w.data + (group * O + o) * w.stride[0] + c * w.stride[1] + p * w.stride[2] + tap.k * w.stride[3];
             for (int j = 0; j < tile; ++j) *to++ = j < valid ? from[j * w.stride[0]] : T(0);
           }
-        run_tile(table, tile, window.blocks, xs, C, window.cells * vector, offset, weights.get(), sums.get(), vector);
+        run_tile(table, tile, window.blocks, xs, window.cells * vector, C, offset, weights.get(), sums.get(), vector);
         for (int64_t j = 0; j < valid; ++j)
           for (int64_t n = 0; n < count; ++n)
             out.data[offset_of(out, first + n, group * O + o + j, p / (g.y[1] * g.y[2]), p / g.y[2] % g.y[1], p % g.y[2])] =
@@ -165,7 +168,7 @@ void local_conv_transpose(View<const T> y, View<const T> w, View<T> x, const Con
             const T* from = w.data + (group * O + o) * w.stride[0] + c * w.stride[1] + p * w.stride[2];
             for (int j = 0; j < tile; ++j) *to++ = j < valid ? from[window.taps[t + j].k * w.stride[3]] : T(0);
           }
-          run_tile(table, tile, window.blocks, packed.get() + (group * O * P + p) * vector, O, P * vector, offset,
+          run_tile(table, tile, window.blocks, packed.get() + (group * O * P + p) * vector, P * vector, O, offset,
                    weights.get(), sums.get(), vector);
           for (int64_t j = 0; j < valid; ++j) {
             T* at = cells.get() + (window.base(g, p) + window.taps[t + j].cell) * vector;
@@ -221,7 +224,7 @@ void local_conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGe
       for (int64_t n = 0; n < g.batch; ++n)
         for (int j = 0; j < tile; ++j)
           *to++ = j < valid ? y.data[offset_of(y, n, group * O + o + j, position[0], position[1], position[2])] : T(0);
-      run_tile(table, tile, width / table.lanes, columns.get(), 1, 0, offset, weights.get(), sums.get(), width);
+      run_tile(table, tile, width / table.lanes, columns.get(), 0, 1, offset, weights.get(), sums.get(), width);
       for (int64_t j = 0; j < valid; ++j)
         for (int64_t k = 0; k < taps; ++k)
           w.data[(group * O + o + j) * w.stride[0] + c * w.stride[1] + p * w.stride[2] + window.taps[k].k * w.stride[3]] =

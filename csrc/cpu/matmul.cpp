@@ -88,13 +88,9 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
   const int64_t block_count = static_cast<int64_t>(blocks.size());
   const int64_t padded_rows = blocks.back().first + blocks.back().outputs;
   const int64_t inner_block = std::min(K, kInner);
-  std::vector<int64_t> offset(inner_block);
-  for (int64_t k = 0; k < inner_block; ++k) offset[k] = k * width;
   // With one block of rows a panel is used once: full panels of rows that lie in memory as wanted are not packed.
-  const bool unpacked = block_count == 1 && b.stride[2] == 1;
-  std::vector<int64_t> unpacked_offset(unpacked ? inner_block : 0);
-  for (int64_t k = 0; k < static_cast<int64_t>(unpacked_offset.size()); ++k) unpacked_offset[k] = k * b.stride[1];
-
+  const bool unpacked = blocks.size() == 1 && b.stride[2] == 1;
+  const TapOffset only{0, 0};  // the inner extent plays the input channels
   Scratch<T> packed_a(B * padded_rows * K);
   parallel_for(B * block_count, [&](int64_t i) {
     const RowBlock& block = blocks[i % block_count];
@@ -120,10 +116,10 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
       if (!in_place) pack_panel(table, from, b.stride[1], b.stride[2], inner, columns, width, panel.get());
       for (int64_t m = first_block; m < last_block; ++m) {
         const RowBlock& block = blocks[m];
-        table.tile[block.outputs][positions](in_place ? from : panel.get(), 1, 0,
-                                             in_place ? unpacked_offset.data() : offset.data(), inner,
-                                             packed_a.get() + (batch * padded_rows + block.first) * K + k0 * block.outputs,
-                                             result.get() + (block.first - first_row) * width, width, k0 > 0);
+        table.tile[block.outputs][positions](
+            in_place ? from : panel.get(), in_place ? b.stride[1] : width,
+            packed_a.get() + (batch * padded_rows + block.first) * K + k0 * block.outputs, block.outputs, inner, &only, 1,
+            result.get() + (block.first - first_row) * width, width, k0 > 0);
       }
     }
     for (int64_t m = 0; m < std::min(rows, M - first_row); ++m) {

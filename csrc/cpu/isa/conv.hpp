@@ -8,25 +8,30 @@ namespace gk::cpu {
 
 using std::int64_t;
 
+// Where one tap reads: its cell relative to the first one, its weights relative to those of the input channel.
+struct TapOffset {
+  int64_t cell, weight;
+};
+
 template <class T>
 struct ConvTable {
-  static constexpr int kMaxOutputs = 8, kMaxPositions = 8;
+  static constexpr int kMaxOutputs = 8, kMaxPositions = 16;
 
   int lanes;         // elements of T in a vector
   int wide_outputs;  // output channels that one tile should hold where there are enough of them
   // Positions of the largest tile with that many outputs; 0 where no such tile is compiled.
   int max_positions[kMaxOutputs + 1];
 
-  // y[o][p] (+)= sum over c, t of w[c][t][o] * x[c*channel + offset[t] + p*lanes], o < O, p < P, in the order (c, t).
-  // y rows are y_stride elements apart, positions one vector.
-  typedef void (*Tile)(const T* x, int64_t channels, int64_t channel, const int64_t* offset, int64_t taps, const T* w,
-                       T* y, int64_t y_stride, bool accumulate);
+  // y[o][p] (+)= sum over c, t of w[c*w_channel + tap[t].weight + o] * x[c*x_channel + tap[t].cell + p*lanes],
+  // o < O, p < P, added in the order (c, t). Rows of y are y_stride elements apart, positions one vector.
+  typedef void (*Tile)(const T* x, int64_t x_channel, const T* w, int64_t w_channel, int64_t channels,
+                       const TapOffset* tap, int64_t taps, T* y, int64_t y_stride, bool accumulate);
   Tile tile[kMaxOutputs + 1][kMaxPositions + 1];
 
-  // w[t][o] += sum over rows r, positions p of y[r*y_row + (p*O + o)*lanes] * x[offset[t] + r*x_row + p*lanes],
-  // lane by lane; o < O, t < P.
-  typedef void (*WeightTile)(const T* x, const int64_t* offset, int64_t x_row, const T* y, int64_t y_row, int64_t rows,
-                             int64_t width, T* w);
+  // w[tap[t].weight + o*lanes] += sum over rows r, positions p of
+  // y[r*y_row + (p*O + o)*lanes] * x[r*x_row + p*lanes + tap[t].cell], lane by lane; o < O, t < P.
+  typedef void (*WeightTile)(const T* x, int64_t x_row, const T* y, int64_t y_row, int64_t rows, int64_t width,
+                             const TapOffset* tap, T* w);
   WeightTile weight_tile[kMaxOutputs + 1][kMaxPositions + 1];
 
   // dst[i*stride + l] = rows[l][i] and back, i < count, l < lanes.
