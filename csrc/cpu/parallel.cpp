@@ -1,4 +1,6 @@
-// The thread pool behind parallel_for: workers sleep on a condition variable and take task numbers from one atomic counter.
+// The thread pool behind parallel_for: workers take task numbers from one atomic counter. A worker that wakes up after
+// the loop is done finds it closed, so nobody waits for a sleeper; workers look for new work for a moment before they
+// sleep, because a network calls one short loop after another.
 #include "parallel.hpp"
 
 #include <pthread.h>
@@ -8,8 +10,8 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -17,19 +19,36 @@
 namespace gk::cpu {
 namespace {
 
+constexpr int kSpins = 2000;  // some 20 to 40 microseconds, about what waking a sleeping thread costs
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 thread_local bool inside_task = false;
 
 struct Pool {
-  std::mutex mutex;
+  std::mutex mutex;  // guards all that is not atomic
   std::condition_variable wake, finished;
   std::vector<std::thread> workers;
   const std::function<void(std::int64_t)>* task = nullptr;
   std::int64_t count = 0;
   std::atomic<std::int64_t> next{0};
-  std::uint64_t generation = 0;
-  int busy = 0;
+  std::atomic<std::uint64_t> generation{0};  // of the loop
+  std::atomic<int> active{0};                // workers inside the loop
+  int asleep = 0;
+  bool open = false;  // workers may still join the loop
   bool stop = false;
   std::exception_ptr error;
+  const int spins;
+
+  explicit Pool(int threads) : spins(threads <= static_cast<int>(std::thread::hardware_concurrency()) ? kSpins : 0) {
+    for (int i = 1; i < threads; ++i) workers.emplace_back([this] { worker(); });
+  }
 
   void take_tasks() {
     inside_task = true;
@@ -47,33 +66,47 @@ struct Pool {
 
   void worker() {
     std::uint64_t seen = 0;
-    std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
-      wake.wait(lock, [&] { return stop || generation != seen; });
+      for (int i = 0; i < spins && generation.load(std::memory_order_relaxed) == seen; ++i) pause();
+      std::unique_lock<std::mutex> lock(mutex);
+      if (generation.load(std::memory_order_relaxed) == seen && !stop) {
+        ++asleep;
+        wake.wait(lock, [&] { return stop || generation.load(std::memory_order_relaxed) != seen; });
+        --asleep;
+      }
       if (stop) return;
-      seen = generation;
+      seen = generation.load(std::memory_order_relaxed);
+      if (!open) continue;
+      active.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
       take_tasks();
       lock.lock();
-      if (--busy == 0) finished.notify_one();
+      if (active.fetch_sub(1, std::memory_order_release) == 1) finished.notify_one();
     }
   }
 
-  void run(std::int64_t n, const std::function<void(std::int64_t)>& f, int threads) {
+  void run(std::int64_t n, const std::function<void(std::int64_t)>& f) {
+    int sleepers;
     {
       std::lock_guard<std::mutex> lock(mutex);
-      while (static_cast<int>(workers.size()) < threads - 1) workers.emplace_back([this] { worker(); });
       task = &f;
       count = n;
       next.store(0, std::memory_order_relaxed);
-      busy = static_cast<int>(workers.size());
       error = nullptr;
-      ++generation;
+      open = true;
+      generation.fetch_add(1, std::memory_order_relaxed);
+      sleepers = asleep;
     }
-    wake.notify_all();
+    const auto wanted = std::min<std::int64_t>(sleepers, n - 1);
+    for (std::int64_t i = 0; i < wanted; ++i) wake.notify_one();
     take_tasks();
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      open = false;
+    }
+    for (int i = 0; i < spins && active.load(std::memory_order_relaxed) != 0; ++i) pause();
     std::unique_lock<std::mutex> lock(mutex);
-    finished.wait(lock, [&] { return busy == 0; });
+    finished.wait(lock, [&] { return active.load(std::memory_order_acquire) == 0; });
     task = nullptr;
     if (error) std::rethrow_exception(std::exchange(error, nullptr));
   }
@@ -82,6 +115,7 @@ struct Pool {
     {
       std::lock_guard<std::mutex> lock(mutex);
       stop = true;
+      generation.fetch_add(1, std::memory_order_relaxed);  // ends the search for new work
     }
     wake.notify_all();
     for (auto& w : workers) w.join();
@@ -96,9 +130,9 @@ int threads_from_environment() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-std::mutex turn;  // one parallel loop at a time; guards everything below
-int wanted = 0;   // 0: not decided yet
-Pool* pool = nullptr;
+std::mutex turn;             // one parallel loop at a time; guards the pool
+Pool* pool = nullptr;        // never deleted at exit: threads that sleep need no farewell
+std::atomic<int> wanted{0};  // threads; 0: not decided yet
 
 // A forked child has none of the parent's threads: it forgets the pool (leaked on purpose) and starts its own.
 void forget_pool_in_child() {
@@ -110,9 +144,12 @@ void forget_pool_in_child() {
 }  // namespace
 
 int num_threads() {
-  std::lock_guard<std::mutex> lock(turn);
-  if (wanted == 0) wanted = threads_from_environment();
-  return wanted;
+  int n = wanted.load();
+  if (n == 0) {
+    n = threads_from_environment();
+    wanted.store(n);
+  }
+  return n;
 }
 
 void set_num_threads(int n) {
@@ -124,22 +161,17 @@ void set_num_threads(int n) {
 
 void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& task) {
   if (count <= 0) return;
-  if (count == 1 || inside_task) {
+  if (count == 1 || inside_task || num_threads() == 1) {
     for (std::int64_t i = 0; i < count; ++i) task(i);
     return;
   }
   std::lock_guard<std::mutex> lock(turn);
-  if (wanted == 0) wanted = threads_from_environment();
-  if (wanted == 1) {
-    for (std::int64_t i = 0; i < count; ++i) task(i);
-    return;
-  }
   if (!pool) {
     static const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
     (void)registered;
-    pool = new Pool;
+    pool = new Pool(num_threads());
   }
-  pool->run(count, task, wanted);
+  pool->run(count, task);
 }
 
 }  // namespace gk::cpu

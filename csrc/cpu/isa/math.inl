@@ -106,13 +106,6 @@ inline double sigmoid_series(double x) {
   return (x < 0.0 ? e : 1.0) / (1.0 + e);
 }
 
-template <int Degree, bool Short>
-inline double softplus_series(double x, double p, double q) {
-  const double z = p * x;
-  const double y = ((z > 0.0 ? z : 0.0) + log1p_series<Short>(exp_series<Degree>(-__builtin_fabs(z)))) / p;
-  return z > q ? x : y;
-}
-
 // sin and cos of 2 pi u for 0 <= u <= 1: the nearest quarter turn is subtracted exactly
 inline void sincos_turns(double u, double* sine, double* cosine) {
   const double t = u * 4.0 + kRound;
@@ -151,9 +144,5 @@ inline double tanh_of(double x) { return tanh_series<kDoubleDegree>(x); }
 inline float tanh_of(float x) { return static_cast<float>(tanh_series<kFloatDegree>(x)); }
 inline double sigmoid_of(double x) { return sigmoid_series<kDoubleDegree>(x); }
 inline float sigmoid_of(float x) { return static_cast<float>(sigmoid_series<kFloatDegree>(x)); }
-inline double softplus_of(double x, double p, double q) { return softplus_series<kDoubleDegree, false>(x, p, q); }
-inline float softplus_of(float x, double p, double q) {
-  return static_cast<float>(softplus_series<kFloatDegree, true>(x, p, q));
-}
 inline double sqrt_of(double x) { return __builtin_sqrt(x); }
 inline float sqrt_of(float x) { return __builtin_sqrtf(x); }

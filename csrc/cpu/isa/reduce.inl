@@ -1,20 +1,13 @@
-// Reductions of contiguous runs: 32 fixed lanes of double, the same on every instruction set, added up as a tree.
+// Reductions of contiguous runs: 16 fixed lanes of double, the same on every instruction set, added up as a tree.
 
-typedef double Lanes
-    __attribute__((vector_size(64)));  // 8 doubles; the compiler splits them where registers are narrower
+constexpr int kLanes = GK_VECTOR_BYTES / sizeof(double), kGroups = 16 / kLanes;
+constexpr int64_t kBlock = 16;  // elements added at once
+typedef double Lanes __attribute__((vector_size(GK_VECTOR_BYTES)));
 
 template <class T>
-struct PackOf;
-template <>
-struct PackOf<float> {
-  typedef float type __attribute__((vector_size(32)));
+struct PackOf {
+  typedef T type __attribute__((vector_size(kLanes * sizeof(T))));
 };
-template <>
-struct PackOf<double> {
-  typedef Lanes type;
-};
-
-constexpr int64_t kLanes = 8, kGroups = 4, kBlock = kLanes * kGroups;
 
 #define GK_LOAD(T, lanes, pointer)                   \
   Lanes lanes;                                       \
@@ -25,11 +18,14 @@ constexpr int64_t kLanes = 8, kGroups = 4, kBlock = kLanes * kGroups;
   }
 
 inline double add_lanes(const Lanes* group) {
-  const Lanes t = (group[0] + group[1]) + (group[2] + group[3]);
-  return ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]));
+  double t[kBlock];
+  __builtin_memcpy(t, group, sizeof t);
+  for (int width = 8; width >= 1; width /= 2)
+    for (int i = 0; i < width; ++i) t[i] += t[i + width];
+  return t[0];
 }
 
-// At most 1024 elements: 32 additions a lane, then 5 levels, then the tail of up to 31 elements.
+// At most 1024 elements: 64 additions a lane, then 4 levels, then the tail of up to 15 elements.
 template <class T>
 inline double sum_block(const T* x, int64_t n) {
   Lanes group[kGroups] = {};
