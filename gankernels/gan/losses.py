@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from gankernels.autograd import Tensor, grad
+from gankernels.gan.config import closest, option
 from gankernels.gan.model import GAN, Conditions
 from gankernels.ops import Generator, from_array, mean, relu, softplus, sqrt, square
 from gankernels.ops import sum as total
@@ -72,37 +73,25 @@ class LossConfig:
         If a name is unknown, a number out of range, or labels are smoothed for a loss that has none.
     """
 
-    discriminator: LossName = field(default="non-saturating", metadata={"help": "loss of the discriminator"})
-    generator: LossName = field(default="non-saturating", metadata={"help": "loss of the generator"})
-    gradient_penalty: float | None = field(
-        default=None,
-        metadata={
-            "help": "WGAN-GP: lambda of (|grad D| - 1)^2 between real and fake; by default 10 for wasserstein-gp, else 0"
-        },
+    discriminator: LossName = option("non-saturating", "loss of the discriminator")
+    generator: LossName = option("non-saturating", "loss of the generator")
+    gradient_penalty: float | None = option(
+        None, "WGAN-GP: lambda of (|grad D| - 1)^2 between real and fake; by default 10 for wasserstein-gp, else 0"
     )
-    r1: float = field(
-        default=0.0, metadata={"help": "gamma of gamma/2 |grad D|^2 at real images (Mescheder et al. 2018)"}
+    r1: float = option(0.0, "gamma of gamma/2 |grad D|^2 at real images (Mescheder et al. 2018)")
+    r1_interval: int = option(1, "apply R1 every so many discriminator steps, that many times stronger")
+    weight_clip: float | None = option(
+        None, "keep the discriminator's weights within +- this; by default 0.01 for wasserstein, else 0 (off)"
     )
-    r1_interval: int = field(
-        default=1, metadata={"help": "apply R1 every so many discriminator steps, that many times stronger"}
-    )
-    weight_clip: float | None = field(
-        default=None,
-        metadata={
-            "help": "keep the discriminator's weights within +- this; by default 0.01 for wasserstein, else 0 (off)"
-        },
-    )
-    real_label: float = field(default=1.0, metadata={"help": "target of real images; 0.9 is one-sided smoothing"})
-    fake_label: float = field(default=0.0, metadata={"help": "target of fake images"})
-    label_flip: float = field(
-        default=0.0, metadata={"help": "probability that the discriminator is told the opposite (3DGAN: 0.05)"}
-    )
+    real_label: float = option(1.0, "target of real images; 0.9 is one-sided smoothing")
+    fake_label: float = option(0.0, "target of fake images")
+    label_flip: float = option(0.0, "probability that the discriminator is told the opposite (3DGAN: 0.05)")
 
     def __post_init__(self) -> None:
         for role in ("discriminator", "generator"):
             if getattr(self, role) not in get_args(LossName):
-                names = ", ".join(get_args(LossName))
-                raise ValueError(f"losses: {role} {getattr(self, role)!r}, expected one of {names}")
+                name = str(getattr(self, role))
+                raise ValueError(f"losses: {role} cannot be {name!r}; {closest(name, get_args(LossName))}")
         if not 0.5 < self.real_label <= 1.0 or not 0.0 <= self.fake_label < 0.5:
             raise ValueError(
                 f"losses: expected real_label in (0.5, 1] and fake_label in [0, 0.5), got {self.real_label} and "

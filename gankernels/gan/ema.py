@@ -1,0 +1,83 @@
+"""Exponential moving average of a network: what is sampled and kept, because GAN weights themselves oscillate.
+
+Parameters are averaged, buffers (batch-norm statistics) are copied. The first updates forget faster, with decay
+min(decay, (1 + n) / (10 + n)) after n updates, so that the initial weights do not linger (TensorFlow's rule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gankernels import nn
+from gankernels.autograd import Tensor
+from gankernels.ops.update import copy_, lerp_
+
+__all__ = ["EMA"]
+
+
+def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: Tensor(t.data.copy()) for name, t in state.items()}
+
+
+class EMA:
+    """The average of a module's weights.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Not changed, and not kept.
+    decay : float
+        0 (the last weights) to below 1.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"EMA: decay must be at least 0 and below 1, got {decay}")
+        self.decay = decay
+        self.updates = 0
+        self._averaged = {name for name, _ in module.named_parameters()}
+        self._state = _copies(module.state_dict())
+
+    def update(self, module: nn.Module) -> None:
+        """Move towards the module's weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, current in module.state_dict().items():
+            if name in self._averaged:
+                lerp_(self._state[name], current, 1.0 - decay)
+            else:
+                copy_(self._state[name], current)
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module has the averaged weights inside, its own again afterwards."""
+        own = _copies(module.state_dict())
+        module.load_state_dict(self._state)
+        try:
+            yield
+        finally:
+            module.load_state_dict(own)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights by name, as `module.state_dict()`."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: Mapping[str, Any], updates: int) -> None:
+        """Go on from stored weights.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If names or shapes differ.
+        """
+        for name in self._state.keys() ^ state.keys():
+            raise KeyError(f"EMA: tensor {name!r} is {'missing' if name in self._state else 'unexpected'}")
+        for name, own in self._state.items():
+            if tuple(state[name].shape) != own.shape or state[name].dtype != own.dtype:
+                raise ValueError(f"EMA: {name!r} has shape {tuple(state[name].shape)}, expected {own.shape}")
+        for name, own in self._state.items():
+            own.data[...] = state[name].data if isinstance(state[name], Tensor) else state[name]
+            own.version += 1
+        self.updates = int(updates)

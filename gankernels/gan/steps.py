@@ -1,0 +1,146 @@
+"""One update of either network: losses, gradients with respect to that network's parameters, optimizer step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from gankernels.autograd import Tensor, grad, no_grad
+from gankernels.gan.losses import discriminator_loss, generator_loss, gradient_penalty, labels, r1_penalty
+from gankernels.gan.model import GAN, Batch, Scores
+from gankernels.gan.settings import TrainerConfig, make_optimizer
+from gankernels.ops import Generator
+from gankernels.ops import sum as total
+from gankernels.ops.update import clamp_
+
+__all__ = ["Updates"]
+
+# Each use of random numbers has its own generator, so that none disturbs another.
+STREAMS = ("noise", "conditions", "labels", "penalty")
+
+
+class Updates:
+    """The two optimizers and what they descend.
+
+    Parameters
+    ----------
+    gan : GAN
+        Its networks are changed in place.
+    config : TrainerConfig
+    check : callable
+        check(losses) is called with the losses of an update before the weights change, and may raise.
+
+    Attributes
+    ----------
+    losses : dict of float
+        Of the last updates, see `Trainer.losses`.
+    d_steps, g_steps : int
+        Updates of each network so far.
+    rng : dict of Generator
+    """
+
+    def __init__(self, gan: GAN, config: TrainerConfig, check: Callable[[Mapping[str, float]], None]) -> None:
+        self.gan, self.config, self.check = gan, config, check
+        self.d_parameters = [p for p in gan.discriminator.parameters() if p.requires_grad]
+        self.g_parameters = [p for p in gan.generator.parameters() if p.requires_grad]
+        self.d_optimizer = make_optimizer(self.d_parameters, config.d_optimizer)
+        self.g_optimizer = make_optimizer(self.g_parameters, config.g_optimizer)
+        self.rng = {name: Generator(config.seed).spawn(i) for i, name in enumerate(STREAMS)}
+        self.losses: dict[str, float] = {}
+        self.d_steps = self.g_steps = 0
+
+    def fakes(self, real: Batch) -> Batch:
+        """Generated events for a real batch, outside any graph."""
+        conditions = real.conditions
+        if not self.config.losses.penalty_weight:  # the penalty is taken between real and fake of one condition
+            conditions = self.gan.fake_conditions(real, self.rng["conditions"])
+        with no_grad():
+            return Batch(self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions), conditions)
+
+    def discriminator(self, real: Batch, fake: Batch) -> None:
+        """One update on real and generated events, or two if they are separate."""
+        on_real: list[Callable[[], Tensor]] = [lambda: self._judge(real, True)]
+        on_fake: list[Callable[[], Tensor]] = [lambda: self._judge(fake, False)]
+        if self.config.losses.penalty_weight:
+            on_fake.append(lambda: self._gradient_penalty(real, fake))
+        if self.config.losses.r1 and self.d_steps % self.config.losses.r1_interval == 0:
+            on_real.append(lambda: self._r1(real))
+        self.losses["d"] = 0.0
+        for parts in (on_real, on_fake) if self.config.separate_updates else (on_real + on_fake,):
+            self._descend("d", self.d_optimizer, self.d_parameters, parts)
+        if self.config.losses.clip:
+            for p in self.d_parameters:
+                clamp_(p, -self.config.losses.clip, self.config.losses.clip)
+        self.d_steps += 1
+
+    def generator(self, real: Batch) -> None:
+        """One update on new noise; gradients go through the discriminator, not into its weights."""
+        self.losses["g"] = 0.0
+        self._descend("g", self.g_optimizer, self.g_parameters, [lambda: self._persuade(real)])
+        self.g_steps += 1
+
+    # ---- losses --------------------------------------------------------------------------------------------------
+    def _judge(self, batch: Batch, real: bool) -> Tensor:
+        scores = self.gan.discriminate(batch.images, batch.conditions)
+        t = labels(len(batch), self.config.losses, real, self.rng["labels"], scores.logits.dtype)
+        validity = discriminator_loss(self.config.losses.discriminator, scores.logits, t)
+        side = "d_real" if real else "d_fake"
+        self.losses[side] = validity.item()
+        targets = self.gan.real_targets(batch) if real else self.gan.targets(batch.conditions)
+        return self._with_estimates(validity, scores, targets, side, "weight_d")
+
+    def _persuade(self, real: Batch) -> Tensor:
+        conditions = self.gan.fake_conditions(real, self.rng["conditions"])
+        images = self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions)
+        scores = self.gan.discriminate(images, conditions)
+        validity = generator_loss(self.config.losses.generator, scores.logits)
+        self.losses["g_adv"] = validity.item()
+        return self._with_estimates(validity, scores, self.gan.targets(conditions), "g", "weight_g")
+
+    def _with_estimates(
+        self, loss: Tensor, scores: Scores, targets: Mapping[str, Tensor], prefix: str, weight: str
+    ) -> Tensor:
+        for name, auxiliary in self.gan.auxiliary.items():
+            factor = getattr(auxiliary, weight)
+            if factor:
+                part = auxiliary(scores.estimates[name], targets[name])
+                self.losses[f"{prefix}_{name}"] = part.item()
+                loss = loss + part * factor
+        return loss
+
+    def _gradient_penalty(self, real: Batch, fake: Batch) -> Tensor:
+        penalty = gradient_penalty(self.gan, real.images, fake.images, real.conditions, self.rng["penalty"])
+        self.losses["penalty"] = penalty.item()
+        return penalty * self.config.losses.penalty_weight
+
+    def _r1(self, real: Batch) -> Tensor:
+        penalty = r1_penalty(self.gan, real.images, real.conditions)
+        self.losses["r1"] = penalty.item()
+        return penalty * (self.config.losses.r1 * self.config.losses.r1_interval)
+
+    # ---- descent -------------------------------------------------------------------------------------------------
+    def _descend(
+        self, name: str, optimizer: Any, parameters: Sequence[Tensor], parts: Iterable[Callable[[], Tensor]]
+    ) -> None:
+        """One optimizer step on the sum of the parts, differentiated one after the other: one graph at a time."""
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        for part in parts:
+            loss = part()
+            self.losses[name] += loss.item()
+            self.check(self.losses)
+            for i, g in enumerate(grad(loss, parameters, allow_unused=True)):
+                gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
+        if self.config.max_grad_norm:
+            gradients = self._shortened(gradients)
+        for p, gradient in zip(parameters, gradients, strict=True):
+            p.grad = gradient
+        optimizer.step()
+        for p in parameters:
+            p.grad = None
+
+    def _shortened(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        norm = math.sqrt(sum(total(g * g).item() for g in gradients if g is not None))
+        if norm <= self.config.max_grad_norm:
+            return gradients
+        return [None if g is None else g * (self.config.max_grad_norm / norm) for g in gradients]
