@@ -6,6 +6,7 @@ Every kernel writes into a given output. Arrays may be strided; nothing is cast 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 try:
-    from gankernels import _cpu as native  # type: ignore[attr-defined]
+    native: Any = import_module("gankernels._cpu")
 except ImportError as error:
     raise ImportError(
         "gankernels: the compiled module gankernels._cpu is missing or does not load "

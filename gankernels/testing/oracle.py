@@ -73,7 +73,7 @@ def conv_weight(x: Array, y: Array, g: ConvGeometry) -> Array:
     """w (O, C/groups, *K) from x (N, C, *X), y (N, O, *Y): the adjoint of conv in w."""
     w = np.zeros(g.w_shape, x.dtype)
     for k, out, inp in _taps(g):
-        lines = [_split(a.reshape(*a.shape[:2], -1), 1, g.groups) for a in (x[inp], y[out])]
+        lines = [_split(a.reshape(*a.shape[:2], prod(a.shape[2:])), 1, g.groups) for a in (x[inp], y[out])]
         part = np.einsum("ngcp,ngop->goc", *lines)
         w[(...,) + k] = part.reshape(g.w_shape[:2])
     return w
