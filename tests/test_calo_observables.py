@@ -77,6 +77,13 @@ def test_alpha_moments_are_circular_across_the_seam() -> None:
     assert_close(value(s, "width_alpha"), np.sqrt(-2.0 * np.log(np.cos(np.pi / 8))))
 
 
+def test_the_mean_angle_is_given_in_the_turn_of_the_grids_edges() -> None:
+    assert CYLINDER.edges is not None
+    edges = (CYLINDER.edges[0], tuple(np.linspace(-np.pi, np.pi, 9)), CYLINDER.edges[2])
+    s = observe(showers_with({(0, 0, 1, 1): 1.0}, grid=Grid(CYLINDER.shape, CYLINDER.axes, edges, CYLINDER.units)))
+    assert_close(value(s, "centre_alpha"), -5.0 * np.pi / 8)
+
+
 def test_r_moments_use_ring_centres_and_the_plane_uses_r_cos_alpha() -> None:
     s = observe(showers_with({(0, 2, 1, 0): 0.5, (0, 2, 1, 1): 0.5}, grid=CYLINDER))
     assert_close(value(s, "centre_r"), 2.5)
@@ -162,6 +169,13 @@ def test_correlations_are_pearson_and_zero_for_constants() -> None:
     cells = {(i, 1, 2, 3): 1.0 + i for i in range(6)}
     matrix = correlations(observe(showers_with(cells, n=6)), ("energy_total", "response", "hits"))
     np.testing.assert_allclose(matrix, [[1, 1, 0], [1, 1, 0], [0, 0, 0]], atol=1e-7)
+
+
+def test_conditions_and_the_incident_energy_are_columns_beside_the_observables() -> None:
+    showers = showers_with({(i, 1, 2, 3): 1.0 + i for i in range(4)}, n=4)
+    showers.conditions["theta_rad"] = np.arange(4, dtype=np.float32)
+    table = observe(showers).table(["incident_energy", "theta_rad", "energy_total"])
+    np.testing.assert_array_equal(table, np.stack([np.full(4, 10.0), np.arange(4), np.arange(4) + 1.0], axis=1))
 
 
 def test_shared_edges_ignore_outliers_of_the_reference_and_follow_the_second_sample_only_for_figures() -> None:

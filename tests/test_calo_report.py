@@ -182,3 +182,12 @@ def test_nan_cells_and_different_edges_are_refused_by_name() -> None:
     generated.cells_gev[7] = np.nan
     with pytest.raises(ValueError, match=r"generated showers cannot be measured.*shower 7"):
         validate(generated, reference, classifier=False)
+
+
+def test_the_classifier_adds_its_row_and_its_curve(tmp_path: Path) -> None:
+    result = validate(toy_showers(60, 1, scale=1.3), toy_showers(60, 2), out_dir=tmp_path)
+    assert result.by_name["auc/high"].value > 0.7
+    assert result.html_path is not None
+    assert "<h2>Classifier</h2>" in result.html_path.read_text(encoding="utf-8")
+    low = validate(toy_showers(40, 1), toy_showers(40, 2), classifier="low")
+    assert not abs(low.by_name["auc/low"].value - 0.5) > 0.35

@@ -110,7 +110,7 @@ def low_level_features(showers: Showers, threshold_gev: float) -> Array:
     return np.concatenate([energy, cells.reshape(len(showers), -1)], axis=1, dtype=np.float32)
 
 
-def two_sample_test(reference: Array, generated: Array, *, seed: int = 0) -> ClassifierResult:
+def two_sample_test(reference: Array, generated: Array, *, seed: int = 0, scale_each: bool = True) -> ClassifierResult:
     """Train networks to tell two samples apart, and two halves of the reference for the floor.
 
     Parameters
@@ -119,6 +119,9 @@ def two_sample_test(reference: Array, generated: Array, *, seed: int = 0) -> Cla
         At least 20 events of each; NaN is replaced by the mean.
     seed : int
         Of folds, initial weights, batches and bootstrap.
+    scale_each : bool
+        Bring each feature to width 1; else all features share one scale, as cells do: a cell that is seldom hit must
+        not be as loud as the core.
 
     Raises
     ------
@@ -134,11 +137,12 @@ def two_sample_test(reference: Array, generated: Array, *, seed: int = 0) -> Cla
     rng = np.random.default_rng(seed)
     count = min(len(reference), len(generated))
     pair = [sample[rng.permutation(len(sample))[:count]] for sample in (reference, generated)]
-    scores, labels = _out_of_fold_scores(pair[0], pair[1], rng)
+    scores, labels = _out_of_fold_scores(pair[0], pair[1], rng, scale_each)
     value, error = _auc_with_error(scores, labels, rng)
     rows = rng.permutation(len(reference))
     half = len(rows) // 2
-    floor = _auc_with_error(*_out_of_fold_scores(reference[rows[:half]], reference[rows[half : 2 * half]], rng), rng)
+    halves = reference[rows[:half]], reference[rows[half : 2 * half]]
+    floor = _auc_with_error(*_out_of_fold_scores(*halves, rng, scale_each), rng)
     false_positive, true_positive = roc_curve(scores, labels)
     return ClassifierResult(value, error, *floor, false_positive, true_positive, reference.shape[1])
 
@@ -161,7 +165,9 @@ def _auc_with_error(
     return auc(scores, labels), float(np.std(draws, ddof=1))
 
 
-def _out_of_fold_scores(reference: Array, generated: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+def _out_of_fold_scores(
+    reference: Array, generated: Array, rng: np.random.Generator, scale_each: bool
+) -> tuple[Array, Array]:
     """Score of each event by the network that did not see it, as a rank within its fold -> scores, labels (N + M,)."""
     table = np.concatenate([reference, generated]).astype(np.float32)
     labels = np.arange(len(table)) >= len(reference)
@@ -170,19 +176,19 @@ def _out_of_fold_scores(reference: Array, generated: Array, rng: np.random.Gener
     for k in range(_FOLDS):
         test, validation = fold == k, fold == (k + 1) % _FOLDS
         train = ~(test | validation)
-        logits = _train(table, labels, train, validation, rng)[test]
+        x = _standardise(table, train, scale_each)
+        logits = _train(x, labels, train, validation, test, rng)
         scores[test] = _ranks(logits) / len(logits)
     return scores, labels
 
 
-def _train(table: Array, labels: Array, train: Array, validation: Array, rng: np.random.Generator) -> Array:
-    """Train one network; logits (N,) of all events at the epoch with the best validation AUC."""
-    x = _standardise(table, train)
+def _train(x: Array, labels: Array, train: Array, validation: Array, test: Array, rng: np.random.Generator) -> Array:
+    """Train one network; logits of the test events at the epoch with the best validation AUC."""
     y = labels.astype(np.float32)[:, None]
     model = _network(x.shape[1], rng)
     optimizer = optim.Adam(model.parameters(), lr=_LEARNING_RATE)
     rows, best, since = np.flatnonzero(train), -1.0, 0
-    logits = np.zeros(len(x))
+    logits = np.zeros(int(test.sum()))
     for _ in range(_EPOCHS):
         model.train()
         order = rng.permutation(rows)
@@ -193,19 +199,26 @@ def _train(table: Array, labels: Array, train: Array, validation: Array, rng: np
             loss.backward()
             optimizer.step()
         model.eval()
-        with gk.no_grad():
-            now = np.concatenate([model(gk.tensor(x[i : i + 1024])).numpy()[:, 0] for i in range(0, len(x), 1024)])
-        quality = auc(now[validation], labels[validation])
+        quality = auc(_logits(model, x[validation]), labels[validation])
         since += 1
         if quality > best:
-            best, since, logits = quality, 0, now.astype(np.float64)
+            best, since, logits = quality, 0, _logits(model, x[test])
         if since >= _PATIENCE:
             break
     return logits
 
 
-def _standardise(table: Array, train: Array) -> Array:
+def _logits(model: nn.Sequential, x: Array) -> Array:
+    with gk.no_grad():
+        parts = [model(gk.tensor(x[i : i + 1024])).numpy()[:, 0] for i in range(0, len(x), 1024)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _standardise(table: Array, train: Array, scale_each: bool) -> Array:
     """Columns to mean 0 and width 1 on the training events, NaN to 0, outliers to 10 widths."""
+    if not scale_each:
+        centred = table - table[train].mean(axis=0)
+        return np.asarray(centred / max(float(centred[train].std()), 1e-7))
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(table)
         known = np.where(finite & train[:, None], table, 0.0)

@@ -301,8 +301,8 @@ def compare(
             _profile_of_rows, reference.axis_energy_gev[axis], generated.axis_energy_gev[axis], **options
         )
         out.append(Metric(f"profile/{reference.grid.axes[axis]}", reference.profile(axis).label, "profile", *numbers))
-    names = [name for name in reference.observables if name not in REDUNDANT]
-    tables = [np.stack([s.observables[name].values for name in names], axis=1) for s in (reference, generated)]
+    names = correlated_names(reference, generated)
+    tables = [s.table(names) for s in (reference, generated)]
     out.append(
         Metric(
             "correlation",
@@ -312,6 +312,12 @@ def compare(
         )
     )
     return out
+
+
+def correlated_names(reference: Summary, generated: Summary) -> list[str]:
+    """Columns of the correlation matrices: incident energy, varying conditions that both samples have, observables."""
+    shared = [k for k in reference.conditions if k in generated.conditions and np.ptp(reference.conditions[k]) > 0]
+    return ["incident_energy", *shared, *(name for name in reference.observables if name not in REDUNDANT)]
 
 
 def _mean_metric(metrics: list[Metric], kind: str) -> Metric:

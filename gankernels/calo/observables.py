@@ -5,6 +5,7 @@ Energies are in GeV. Moments are energy-weighted; along alpha they are circular,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,12 @@ class Summary:
     def __len__(self) -> int:
         return len(self.energy_gev)
 
+    def table(self, names: Sequence[str]) -> Array:
+        """Columns (N, len(names)), float64: observables, conditions, and "incident_energy" by name."""
+        columns = {"incident_energy": self.energy_gev, **self.conditions}
+        columns |= {name: o.values for name, o in self.observables.items()}
+        return np.stack([columns[name] for name in names], axis=1)
+
     def profile(self, axis: int) -> Profile:
         """Mean energy along one axis with the standard error of the mean."""
         sums = self.axis_energy_gev[axis]
@@ -238,13 +245,12 @@ def observe(showers: Showers, *, threshold_gev: float | None = None) -> Summary:
     )
 
 
-def correlations(summary: Summary, names: tuple[str, ...] | None = None) -> Array:
-    """Pearson correlation matrix of scalar observables (k, k); rows of a constant observable are zero.
+def correlations(summary: Summary, names: Sequence[str] | None = None) -> Array:
+    """Pearson correlation matrix (k, k) of the named columns, all observables by default; see `Summary.table`.
 
-    Showers for which one of them is undefined are left out.
+    Showers for which one of them is undefined are left out; rows of a constant column are zero.
     """
-    chosen = tuple(summary.observables) if names is None else names
-    return correlation_matrix(np.stack([summary.observables[name].values for name in chosen], axis=1))
+    return correlation_matrix(summary.table(tuple(summary.observables) if names is None else names))
 
 
 def correlation_matrix(table: Array) -> Array:
@@ -332,7 +338,8 @@ def _moments(sums: Array, edges: Array, circular: bool) -> tuple[Array, Array]:
         if circular:
             c, s = sums @ np.cos(middle) / weight, sums @ np.sin(middle) / weight
             length = np.minimum(np.hypot(c, s), 1.0)
-            return np.mod(np.arctan2(s, c), 2.0 * np.pi), np.sqrt(-2.0 * np.log(length))
+            start = edges[0]  # the turn that the grid's own edges cover
+            return start + np.mod(np.arctan2(s, c) - start, 2.0 * np.pi), np.sqrt(-2.0 * np.log(length))
         mean = sums @ middle / weight
         square = ((middle - mean[:, None]) ** 2 * sums).sum(axis=1) / weight
         return mean, np.sqrt(square)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gankernels.calo import figures
 from gankernels.calo.histograms import Histogram, fill, shared_edges
-from gankernels.calo.metrics import REDUNDANT, Metric, in_energy_bin
+from gankernels.calo.metrics import Metric, correlated_names, in_energy_bin
 from gankernels.calo.observables import SPECTRUM_EDGES_GEV, Summary, axis_edges, axis_label, correlations
 from gankernels.calo.result import EnergyBin, ValidationResult
 from gankernels.calo.showers import Showers
@@ -56,7 +56,7 @@ def render(
         _section("Cells", _grid([_spectrum_figure(result, r, g), *_observable_figures(result, r, g, _CELLS)])),
         _section("Mean showers", *_mean_shower_figures(r, g)),
         _section("Single showers", _SINGLE, _sample_showers(*showers)),
-        _section("Correlations of the observables", _correlations(r, g)),
+        _section("Correlations of conditions and observables", _correlations(r, g)),
     ]
     if roc is not None:
         metric = next(m for m in result.metrics if m.kind == "auc")
@@ -377,13 +377,18 @@ def _sample_showers(reference: Showers, generated: Showers) -> str:
 
 
 def _correlations(r: Summary, g: Summary) -> str:
-    names = tuple(name for name in r.observables if name not in REDUNDANT)
+    names = correlated_names(r, g)
     svg = figures.correlation_figure(
         correlations(r, names),
         correlations(g, names),
-        [name.removesuffix("_fraction").replace("_", " ") for name in names],
+        [_short(name) for name in names],
     )
     return _picture(svg, "Correlation matrices", whole=True)
+
+
+def _short(name: str) -> str:
+    shown = name.removeprefix("incident_").removesuffix("_fraction").removesuffix("_rad")
+    return shown.replace("_", " ")
 
 
 def _provenance(entries: dict[str, Any]) -> str:

@@ -56,7 +56,8 @@ def validate(
     seed : int
         Of splits, resamplings and the classifier.
     classifier : bool or str
-        True or "high": network on observables; "low": on the logarithms of all cells; False: none.
+        True or "high": network on observables; "low": on the logarithms of all cells, slow, and blind with fewer than
+        some ten thousand showers; False: none.
     threshold_gev : float, optional
         Readout threshold for hits, GeV; by default the smallest positive cell of the reference.
     provenance : dict, optional
@@ -201,7 +202,7 @@ def _classify(
         tables = [two_sample.low_level_features(s, summaries[0].threshold_gev) for s in showers]
     else:
         tables = [two_sample.high_level_features(s) for s in summaries]
-    test = two_sample.two_sample_test(tables[0], tables[1], seed=seed)
+    test = two_sample.two_sample_test(tables[0], tables[1], seed=seed, scale_each=level == "high")
     label = f"Classifier AUC ({test.features} {'cells' if level == 'low' else 'observables'})"
     metric = Metric(f"auc/{level}", label, "auc", test.auc, test.error, test.floor, test.floor_error)
     return metric, (test.false_positive, test.true_positive)
