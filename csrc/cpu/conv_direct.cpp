@@ -15,6 +15,8 @@ namespace {
 
 constexpr int64_t kPackedBytes = int64_t(16) << 20;  // packed input held at a time, where one block is smaller
 constexpr int64_t kTaskCycles = 60000;               // rows are joined into tasks of at least about 20 microseconds
+constexpr int64_t kWindowBytes = 512 << 10;          // input that the rows of a task share: half a second-level cache
+constexpr int64_t kSharingRows = 8;                  // rows of a task where the window of all channels is larger
 
 // Weights by slot: element (group, output, input, kd, kh, kw).
 template <class T>
@@ -48,50 +50,38 @@ class RowTaps {
     std::vector<TapOffset> taps;
   };
 
-  RowTaps(const DensePhase& phase, const Axes& axes, int outputs, int64_t widest) : phase_(phase), axes_(axes), outputs_(outputs) {
+  RowTaps(const DensePhase& phase, int outputs, int64_t widest) : phase_(phase), outputs_(outputs) {
     const int64_t width = phase.outputs[2], count = (width + widest - 1) / widest;
     for (int64_t i = 0; i < count; ++i) {  // tiles of nearly one size
       const int64_t first = width * i / count, last = width * (i + 1) / count;
       tiles_.push_back({first, last - first, {}});
-      across_.push_back(needed(2, first, last));
     }
   }
 
   const std::vector<Tile>& row(int64_t d, int64_t h) {
-    std::vector<char> along_d = needed(0, d, d + 1), along_h = needed(1, h, h + 1);
-    if (along_d == along_d_ && along_h == along_h_) return tiles_;
-    along_d_ = std::move(along_d), along_h_ = std::move(along_h);
-    const size_t H = along_h_.size(), W = phase_.axis[2]->taps.size();
-    for (size_t i = 0; i < tiles_.size(); ++i) {
-      tiles_[i].taps.clear();
-      for (size_t d_tap = 0; d_tap < along_d_.size(); ++d_tap)
-        for (size_t h_tap = 0; along_d_[d_tap] && h_tap < H; ++h_tap)
-          for (size_t w_tap = 0; along_h_[h_tap] && w_tap < W; ++w_tap) {
-            const int64_t tap = static_cast<int64_t>((d_tap * H + h_tap) * W + w_tap);
-            if (across_[i][w_tap]) tiles_[i].taps.push_back({phase_.cell[tap], tap * outputs_});
-          }
+    const std::vector<Tap>&D = phase_.axis[0]->taps, &H = phase_.axis[1]->taps, &W = phase_.axis[2]->taps;
+    lines_.clear();
+    for (size_t i = 0; i < D.size(); ++i)
+      for (size_t j = 0; D[i].serves(d, d + 1) && j < H.size(); ++j)
+        if (H[j].serves(h, h + 1)) lines_.push_back(static_cast<int64_t>(i * H.size() + j));
+    if (lines_ == listed_) return tiles_;
+    listed_ = lines_;
+    const int64_t line = static_cast<int64_t>(W.size());
+    for (Tile& tile : tiles_) {
+      tile.taps.clear();
+      for (const int64_t first : lines_)
+        for (int64_t k = 0; k < line; ++k)
+          if (W[k].serves(tile.first, tile.first + tile.positions))
+            tile.taps.push_back({phase_.cell[first * line + k], (first * line + k) * outputs_});
     }
     return tiles_;
   }
 
  private:
-  std::vector<char> needed(int axis, int64_t first, int64_t last) const {
-    const Phase& phase = *phase_.axis[axis];
-    std::vector<char> list;
-    for (const Tap& tap : phase.taps) {
-      bool any = false;
-      for (int64_t m = first; m < last && !any; ++m) any = axes_[axis].sees_input(phase, tap, m);
-      list.push_back(any);
-    }
-    return list;
-  }
-
   const DensePhase& phase_;
-  const Axes& axes_;
   const int outputs_;
   std::vector<Tile> tiles_;
-  std::vector<std::vector<char>> across_;
-  std::vector<char> along_d_, along_h_;
+  std::vector<int64_t> lines_, listed_{-1};  // (d, h) pairs of taps: needed now, and those that the tiles list
 };
 
 template <class T>
@@ -207,7 +197,8 @@ class GatherConv {
         const int64_t work = inputs_ * phase.taps() * phase.outputs[2];
         for (int64_t g = 0; g < groups_; ++g)
           for (const ChannelBlock& block : blocks_) {
-            const int64_t step = 1 + kTaskCycles / std::max<int64_t>(1, work * block.tile / 2);
+            const int64_t least = channels_at_once(phase) < inputs_ ? kSharingRows : 1;
+            const int64_t step = std::max(least, 1 + kTaskCycles / std::max<int64_t>(1, work * block.tile / 2));
             for (int64_t r = 0; r < rows; r += step) tasks.push_back({&phase, g, &block, b, r, std::min(rows, r + step)});
           }
       }
@@ -218,23 +209,34 @@ class GatherConv {
     });
   }
 
+  // Input channels whose window for one row of outputs stays in the second-level cache until the next row.
+  int64_t channels_at_once(const DensePhase& phase) const {
+    const int64_t lines = phase.taps() / static_cast<int64_t>(phase.axis[2]->taps.size());
+    return std::max<int64_t>(1, std::min(inputs_, kWindowBytes / (lines * row_ * static_cast<int64_t>(sizeof(T)))));
+  }
+
   void compute_rows(const T* in, const std::vector<Unit>& units, const DensePhase& phase, int64_t group,
                     const ChannelBlock& block, int64_t first_row, int64_t last_row) {
     const int L = table_.lanes;
-    const int64_t width = phase.outputs[2];
+    const int64_t width = phase.outputs[2], channels = channels_at_once(phase), line = block.tile * width * L;
     const T* weights = weights_of(phase, group, block);
-    RowTaps row_taps(phase, axes_, block.tile, table_.max_positions[block.tile]);
-    Scratch<T> line(block.tile * width * L), plain((L + 1) * width);
-    for (int64_t row = first_row; row < last_row; ++row) {
-      const int64_t d = row / phase.outputs[1], h = row % phase.outputs[1];
-      const T* at = in + d * axes_[0].step * plane_ + h * axes_[1].step * row_;
-      for (const auto& tile : row_taps.row(d, h))
-        table_.tile[block.tile][tile.positions](at + tile.first * L, channel_, weights, phase.taps() * block.tile, inputs_,
-                                                tile.taps.data(), static_cast<int64_t>(tile.taps.size()),
-                                                line.get() + tile.first * L, width * L, false);
-      for (int64_t o = 0; o < block.valid; ++o)
-        store_row(line.get() + o * width * L, units, phase, group * outputs_ + block.first + o, d, h, plain.get());
-    }
+    const int64_t w_channel = phase.taps() * block.tile;
+    RowTaps row_taps(phase, block.tile, table_.max_positions[block.tile]);
+    Scratch<T> lines((last_row - first_row) * line), plain(L * width);
+    for (int64_t c = 0; c < inputs_; c += channels)
+      for (int64_t row = first_row; row < last_row; ++row) {
+        const int64_t d = row / phase.outputs[1], h = row % phase.outputs[1];
+        const T* at = in + c * channel_ + d * axes_[0].step * plane_ + h * axes_[1].step * row_;
+        for (const auto& tile : row_taps.row(d, h))
+          table_.tile[block.tile][tile.positions](
+              at + tile.first * L, channel_, weights + c * w_channel, w_channel, std::min(channels, inputs_ - c),
+              tile.taps.data(), static_cast<int64_t>(tile.taps.size()),
+              lines.get() + (row - first_row) * line + tile.first * L, width * L, c > 0);
+        if (c + channels < inputs_) continue;
+        for (int64_t o = 0; o < block.valid; ++o)
+          store_row(lines.get() + (row - first_row) * line + o * width * L, units, phase,
+                    group * outputs_ + block.first + o, d, h, plain.get());
+      }
   }
 
   // One row of lane layout to the rows of the output that its lanes stand for.

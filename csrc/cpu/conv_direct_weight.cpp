@@ -14,7 +14,7 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kPackedBytes = int64_t(32) << 20;  // packed x and y held at a time, where one block is smaller
-constexpr int64_t kRowBytes = 24 << 10;              // rows of y per pass over the taps
+constexpr int64_t kRowBytes = 28 << 10;              // rows of y per pass over the taps
 constexpr int64_t kTapsAtOnce = 192;                 // partial sums of a task: 96 KiB in vectors of 64 bytes
 constexpr int64_t kTasks = 64;                       // wanted where there are fewer pairs than this
 
@@ -30,7 +30,7 @@ Axes identity_axes(const Axes& axes) {
   Axes same;
   for (int i = 0; i < 3; ++i) {
     same[i].in = same[i].out = axes[i].out;
-    same[i].phases.push_back({0, 1, axes[i].out, {{0, 0, 0}}});
+    same[i].phases.push_back({0, 1, axes[i].out, {{0, 0, 0, 0, 0}}});
   }
   return same;
 }
@@ -135,9 +135,7 @@ class WeightSum {
         const T* xs = x + b * x_size + (block.group * inputs_ + c) * channel_ + d * axes_[0].step * plane_ +
                       h * axes_[1].step * row_;
         const T* ys = y + b * y_size + block.offset * y_channel + (d * height + h) * y_row;
-        needed.clear();
-        for (int64_t t = first; t < first + taps; ++t)
-          if (sees_input(t, d, h, h + height_here)) needed.push_back({cell_[t], (t - first) * block.tile * L});
+        list_taps(first, first + taps, d, h, h + height_here, int64_t(block.tile) * L, &needed);
         const int64_t count_needed = static_cast<int64_t>(needed.size()), calls = (count_needed + widest - 1) / widest;
         for (int64_t i = 0; i < calls; ++i) {  // tiles of nearly one size
           const int64_t from = count_needed * i / calls, some = count_needed * (i + 1) / calls - from;
@@ -149,14 +147,19 @@ class WeightSum {
     }
   }
 
-  // Does tap number t read x for output plane d and some row in [first, last)?
-  bool sees_input(int64_t t, int64_t d, int64_t first, int64_t last) const {
-    const Phase &pd = axes_[0].phases[0], &ph = axes_[1].phases[0];
-    const int64_t W = static_cast<int64_t>(axes_[2].phases[0].taps.size()), H = static_cast<int64_t>(ph.taps.size());
-    if (!axes_[0].sees_input(pd, pd.taps[t / (H * W)], d)) return false;
-    for (int64_t h = first; h < last; ++h)
-      if (axes_[1].sees_input(ph, ph.taps[t / W % H], h)) return true;
-    return false;
+  // The taps [first, last) that read x for output plane d and some row in [h, h_end).
+  void list_taps(int64_t first, int64_t last, int64_t d, int64_t h, int64_t h_end, int64_t slot,
+                 std::vector<TapOffset>* list) const {
+    list->clear();
+    const int64_t W = static_cast<int64_t>(axes_[2].phases[0].taps.size());
+    int64_t t = 0;
+    for (const Tap& kd : axes_[0].phases[0].taps)
+      for (const Tap& kh : axes_[1].phases[0].taps) {
+        if (kd.serves(d, d + 1) && kh.serves(h, h_end))
+          for (int64_t k = std::max(t, first); k < std::min(t + W, last); ++k)
+            list->push_back({cell_[k], (k - first) * slot});
+        t += W;
+      }
   }
 
   void write(const ChannelBlock& block, int64_t c) {

@@ -50,12 +50,17 @@ int64_t Axis::outputs() const {
   return n;
 }
 
-bool Axis::sees_input(const Phase& phase, const Tap& tap, int64_t m) const {
-  for (int64_t at = m; at < phase.outputs; at += sub) {
-    const int64_t x = t * at + tap.e;
-    if (x >= 0 && x < in) return true;
-  }
-  return false;
+void Axis::find_served_outputs() {
+  for (Phase& p : phases)
+    for (Tap& tap : p.taps) {
+      tap.first = sub, tap.last = 0;
+      const int64_t begin = tap.e >= 0 ? 0 : ceil_div(-tap.e, t);
+      const int64_t end = std::min(p.outputs, (in - 1 - tap.e) / t + 1);
+      for (int64_t start = 0; start < p.outputs; start += sub) {
+        const int64_t first = std::max<int64_t>(begin - start, 0), last = std::min(end - start, sub);
+        if (first < last) tap.first = std::min(tap.first, first), tap.last = std::max(tap.last, last);
+      }
+    }
 }
 
 int64_t Axis::window(int64_t outputs) const {
@@ -67,6 +72,7 @@ int64_t Axis::window(int64_t outputs) const {
 void Axis::lay_out(int64_t cut_count, bool unit_step) {
   cuts = cut_count;
   sub = ceil_div(outputs(), cuts);
+  find_served_outputs();
   cell_at.clear();
   run = 0;
   const Range r = tap_range(phases);
@@ -104,7 +110,7 @@ Axes gather_axes(const ConvGeometry& g) {
     Phase phase{0, 1, g.y[i], {}};
     for (int64_t k = 0; k < g.kernel[i]; ++k) {
       const int64_t e = g.dilation[i] * k - g.pad_lo[i];
-      if (sees_input(e, a.t, a.out, a.in)) phase.taps.push_back({k, e, 0});
+      if (sees_input(e, a.t, a.out, a.in)) phase.taps.push_back({k, e, 0, 0, 0});
     }
     if (!phase.taps.empty()) a.phases.push_back(std::move(phase));
   }
@@ -127,7 +133,7 @@ Axes transposed_gather_axes(const ConvGeometry& g) {
       if (!sees_input(e, 1, outputs, a.in)) continue;
       Phase& phase = phases[first];
       phase.first = first, phase.every = s, phase.outputs = outputs;
-      phase.taps.push_back({k, e, 0});
+      phase.taps.push_back({k, e, 0, 0, 0});
     }
     for (auto& entry : phases) a.phases.push_back(std::move(entry.second));
   }

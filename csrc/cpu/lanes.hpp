@@ -16,7 +16,11 @@ namespace gk::cpu {
 struct Tap {
   int64_t k;     // index into the kernel's axis
   int64_t e;     // coordinate of the cell that output 0 reads
-  int64_t cell;  // the same as a cell of the packed axis, set by Axis::lay_out
+  // Set by Axis::lay_out: the same as a cell of the packed axis, and the outputs of a sub-volume that it serves; the
+  // others, in every sub-volume, see only padding through it.
+  int64_t cell, first, last;
+
+  bool serves(int64_t begin, int64_t end) const { return first < end && begin < last; }
 };
 
 struct Phase {
@@ -38,12 +42,13 @@ struct Axis {
 
   int64_t cells() const { return static_cast<int64_t>(cell_at.size()); }
   int64_t outputs() const;  // of the largest phase
-  // Does `tap` read the input at output m of some sub-volume?
-  bool sees_input(const Phase& phase, const Tap& tap, int64_t m) const;
   // Window of a sub-volume with that many outputs, without laying it out.
   int64_t window(int64_t outputs) const;
   // Cuts the axis and orders the cells; `unit_step`: adjacent outputs read adjacent cells, whatever t is.
   void lay_out(int64_t cut_count, bool unit_step);
+
+ private:
+  void find_served_outputs();
 };
 
 typedef std::array<Axis, 3> Axes;

@@ -14,12 +14,17 @@ namespace {
 
 constexpr int64_t kBatchAtOnce = 8;  // lane blocks, or vectors of taps, of one tile
 
+struct WindowTap {
+  int64_t k;     // index into K
+  int64_t cell;  // relative to the first cell of the position
+};
+
 // The window of every output position in lane layout: x(C, D, H, W cells, lane block, lane).
 template <class T>
 struct LaneWindow {
   const ConvTable<T>& table = conv_table<T>();
   Axes axes;
-  std::vector<Tap> taps;         // k: index into K; e: unused; cell: offset in cells
+  std::vector<WindowTap> taps;
   std::vector<std::vector<Unit>> units;
   int64_t blocks, cells, first_image, images;
 
@@ -34,7 +39,7 @@ struct LaneWindow {
     for (const Tap& d : axes[0].phases[0].taps)
       for (const Tap& h : axes[1].phases[0].taps)
         for (const Tap& w : axes[2].phases[0].taps)
-          taps.push_back({(d.k * g.kernel[1] + h.k) * g.kernel[2] + w.k, 0,
+          taps.push_back({(d.k * g.kernel[1] + h.k) * g.kernel[2] + w.k,
                           (d.cell * axes[1].cells() + h.cell) * axes[2].cells() + w.cell});
     const LaneGroup group{first, count, {1, 1, 1}};
     blocks = group.blocks(table.lanes);
@@ -114,7 +119,7 @@ void local_conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry&
     Scratch<T> packed(g.in_channels * window.cells * vector);
     window.pack(x, packed.get());
     std::vector<int64_t> offset;
-    for (const Tap& tap : window.taps) offset.push_back(tap.cell * vector);
+    for (const WindowTap& tap : window.taps) offset.push_back(tap.cell * vector);
     parallel_for(g.y_volume() * g.groups, [&](int64_t i) {
       const int64_t p = i / g.groups, group = i % g.groups;
       Scratch<T> weights(C * static_cast<int64_t>(offset.size()) * table.kMaxOutputs), sums(table.kMaxOutputs * vector);
@@ -124,7 +129,7 @@ void local_conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry&
         const int64_t valid = std::min<int64_t>(tile, O - o);
         T* to = weights.get();
         for (int64_t c = 0; c < C; ++c)
-          for (const Tap& tap : window.taps) {
+          for (const WindowTap& tap : window.taps) {
             const T* from = w.data + (group * O + o) * w.stride[0] + c * w.stride[1] + p * w.stride[2] + tap.k * w.stride[3];
             for (int j = 0; j < tile; ++j) *to++ = j < valid ? from[j * w.stride[0]] : T(0);
           }
