@@ -1,0 +1,51 @@
+"""What a user sees when something goes wrong: one paragraph, and an exit code that says whose turn it is."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["DONE", "FAILURE", "WRONG_USE", "WrongUse", "arguments_at_fault", "describe"]
+
+DONE, FAILURE, WRONG_USE = 0, 1, 2
+
+
+class WrongUse(Exception):
+    """The command line cannot be followed as it is; exit code 2."""
+
+
+@contextmanager
+def arguments_at_fault() -> Iterator[None]:
+    """While arguments are being checked, a refused value is wrong use and no failure."""
+    from gankernels.calo.guard import ShowerFileError
+
+    try:
+        yield
+    except ShowerFileError:
+        raise
+    except (ValueError, FileExistsError) as error:
+        raise WrongUse(_message(error)) from error
+
+
+def describe(command: str, error: BaseException) -> tuple[str, int]:
+    """The paragraph and the exit code for an error of `gankernels COMMAND`."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"{command}: interrupted; nothing was left half written under its final name", FAILURE
+    text = f"{command}: {_message(error).removeprefix(command.split()[-1] + ': ')}"
+    code = WRONG_USE if isinstance(error, WrongUse) else FAILURE
+    if isinstance(error, MemoryError):
+        text = (
+            f"{command}: memory ran out ({_message(error)}); a smaller batch needs less: --batch or --set train.batch="
+        )
+    elif not isinstance(error, WrongUse | ValueError | OSError | RuntimeError | ImportError):
+        text = (
+            f"{command}: unexpected {type(error).__name__}: {_message(error)}. Run it again with --debug and report it"
+        )
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False), code
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,68 @@
+"""What `train --dry-run` prints: the settings, the sizes of the networks, the data and the memory of one step."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gankernels.gan import GAN, Batch
+    from gankernels.gan.recipes import Recipe, Request, Session
+
+__all__ = ["parameter_count", "plan", "step_bytes"]
+
+
+def plan(recipe: Recipe, request: Request, session: Session) -> str:
+    """The plan of a training as text."""
+    from gankernels.gan.config import to_toml
+
+    gan, described = session.gan, session.describe()
+    g, d = (parameter_count(network) for network in (gan.generator, gan.discriminator))
+    lines = [
+        f"recipe: {recipe.name} ({recipe.summary})",
+        "",
+        to_toml(request.config).rstrip(),
+        "",
+        f"generator      {g:>12,} parameters",
+        f"discriminator  {d:>12,} parameters",
+        *_data(described),
+    ]
+    batches = getattr(session, "batches", None)
+    if batches is not None:
+        lines.append(f"one epoch: {batches.steps_per_epoch} batches of {request.config.train.batch}")
+        # weights, gradients, two moments of the optimizer, and the average of the generator
+        fixed = 4 * (4 * (g + d) + g)
+        lines.append(f"memory: about {(fixed + step_bytes(gan, next(batches))) / 1e6:,.0f} MB for one step")
+    lines.append("everything checks out; nothing was written")
+    return "\n".join(lines)
+
+
+def parameter_count(network: Any) -> int:
+    """Numbers in a network."""
+    return sum(int(p.numel()) for p in network.parameters())
+
+
+def step_bytes(gan: GAN, batch: Batch) -> int:
+    """Bytes that one step keeps at its peak: measured on two events, scaled to the batch."""
+    from gankernels import Generator
+
+    two = {name: values[:2] for name, values in batch.conditions.items()}
+    tracemalloc.start()
+    try:
+        gan.discriminate(gan.generate(gan.noise(2, Generator(0)), two), two)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # the gradients of what was kept, and the real images beside the fakes
+    return 3 * peak * len(batch) // 2
+
+
+def _data(described: dict[str, Any]) -> list[str]:
+    lines = [
+        f"data: {f['name']}, {f['events']} events, sha256 {f['sha256'][:12]}..." for f in described.get("files", [])
+    ]
+    if events := described.get("events"):
+        lines.append("events: " + ", ".join(f"{n} {what}" for what, n in events.items()))
+    if grid := described.get("grid"):
+        lines.append(f"grid: {' x '.join(map(str, grid['shape']))} ({', '.join(grid['axes'])})")
+    return lines
