@@ -75,6 +75,23 @@ class ValidationResult:
         """How many metrics agree with the floor, are close to it, and differ."""
         return {v: sum(m.verdict == v for m in self.metrics) for v in ("agrees", "close", "differs")}
 
+    def table(self) -> list[tuple[str, str]]:
+        """The report in a few lines: (quantity, value with its error, the Monte Carlo floor, the verdict)."""
+        depth = "z"
+        across = [m for m in self.metrics if m.kind == "profile" and m.name != f"profile/{depth}"]
+        bins = [b for b in self.energy_bins if b.bias is not None]
+        rows = [("response (deposited / incident energy)", self.by_name.get("bias/all"))]
+        if bins:
+            worst = max(bins, key=lambda b: abs(b.bias.value) if b.bias else 0.0)
+            rows.append((f"  worst bin, {worst.low_gev:.3g} to {worst.high_gev:.3g} GeV", worst.bias))
+        rows.append(("longitudinal profile, distance", self.by_name.get(f"profile/{depth}")))
+        rows.append(("transverse profile, distance", max(across, key=lambda m: m.excess, default=None)))
+        rows.append(("separation power, mean of observables", self.by_name.get("separation/mean")))
+        rows += [("classifier, area under the curve", m) for m in self.metrics if m.kind == "auc"]
+        return [("score (0 the same, 1 as wrong as can be)", f"{self.score:.3f}")] + [
+            (label, _cell(metric)) for label, metric in rows if metric is not None
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """The content of report.json."""
         names = ("mean", "mean_error", "resolution", "resolution_error")
@@ -99,3 +116,9 @@ class ValidationResult:
             ],
             "provenance": self.provenance,
         }
+
+
+def _cell(m: Metric) -> str:
+    if m.kind == "bias":
+        return f"{100 * m.value:+.1f} % ± {100 * m.error:.1f} %, Monte Carlo alone ± {100 * m.floor:.1f} %: {m.verdict}"
+    return f"{m.value:.3f} ± {m.error:.3f}, Monte Carlo alone {m.floor:.3f}: {m.verdict}"
