@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("h5py")
-
 from gankernels.calo import Grid, Showers, ShowerStream, load_split, open_showers, validation_mask, write_showers
 
 GRID = Grid((3, 2, 4))

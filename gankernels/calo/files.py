@@ -69,7 +69,8 @@ def open_showers(
         energy_factor(unit)
     file = guard.open_hdf5(path)
     try:
-        layout = read_layout(file, unit, binning, grid)
+        with guard.damage_reported(f"{path}: its headers cannot be read"):
+            layout = read_layout(file, unit, binning, grid)
     except BaseException:
         file.close()
         raise
@@ -198,13 +199,8 @@ class ShowerFile:
     def _rows(self, data: Any, rows: Any, scale: float) -> Array:
         if not self._file:
             raise ShowerFileError(f"{self.path}: is closed")
-        try:
+        with guard.damage_reported(f"{self.path}: {data.name[1:]!r} cannot be read"):
             raw = data[rows]
-        except (OSError, RuntimeError) as error:
-            line = (str(error).splitlines() or [""])[0][:200]
-            raise ShowerFileError(
-                f"{self.path}: {data.name[1:]!r} cannot be read; damaged or truncated? ({line})"
-            ) from None
         # What float32 cannot hold becomes infinite and is reported as such by the check of the events.
         with np.errstate(over="ignore", invalid="ignore"):
             wide = raw.dtype.kind in "iu" or raw.dtype.itemsize == 8

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ __all__ = [
     "attribute_text",
     "check_regular_file",
     "checked_dataset",
+    "damage_reported",
     "link_exists",
     "open_hdf5",
     "top_level_names",
@@ -95,10 +98,20 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
             start = raw.read(4)
         found = next((what for magic, what in _KNOWN_STARTS.items() if start.startswith(magic)), f"starting {start!r}")
         raise ShowerFileError(f"{name}: is not an HDF5 file but {found}")
-    try:
+    with damage_reported(f"{name}: HDF5 cannot open it"):
         return h5py.File(name, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ShowerFileError(f"{name}: HDF5 cannot open it; truncated or damaged? ({_first_line(error)})") from None
+
+
+@contextmanager
+def damage_reported(what: str) -> Iterator[None]:
+    """Turn whatever h5py raises on damaged bytes (nearly any type, found by flipping them) into one ShowerFileError."""
+    try:
+        yield
+    except ShowerFileError:
+        raise
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ShowerFileError(f"{what}; truncated or damaged? ({line})") from error
 
 
 def link_exists(file: Any, name: str) -> bool:
@@ -144,7 +157,7 @@ def checked_dataset(file: Any, name: str, ranks: tuple[int, ...], layout: str) -
         raise ShowerFileError(f"{where} is missing; the file has {top_level_names(file)}")
     if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
         raise ShowerFileError(f"{where} is a soft or external link, expected the data itself (a hard link)")
-    try:
+    with damage_reported(f"{where} cannot be opened"):
         found = h5py.h5o.open(file.id, name.encode())
         if not isinstance(found, h5py.h5d.DatasetID):
             raise ShowerFileError(f"{where} is a group or a type, expected a dataset of shape {layout}")
@@ -152,8 +165,6 @@ def checked_dataset(file: Any, name: str, ranks: tuple[int, ...], layout: str) -
         _check_type(h5py, found, where)
         dataset = h5py.Dataset(found)
         _check_size(dataset, where, ranks, layout, os.path.getsize(file.filename))
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise ShowerFileError(f"{where} has a damaged header ({_first_line(error)})") from None
     return dataset
 
 
@@ -245,18 +256,11 @@ def attribute_numbers(owner: Any, name: str, where: str) -> NDArray[np.float64] 
 
 def _attribute(owner: Any, name: str, where: str) -> Any:
     h5py = require("h5py", extra="calo", purpose="reading showers")
-    try:
-        if not h5py.h5a.exists(owner.id, name.encode()):
-            return None
-        if h5py.h5a.open(owner.id, name.encode()).get_storage_size() > MAX_ATTRIBUTE_BYTES:
-            raise ShowerFileError(f"{where}: attribute {name!r} is longer than 64 KiB")
-        value = owner.attrs[name]
-    except (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ShowerFileError(f"{where}: attribute {name!r} cannot be read ({_first_line(error)})") from None
+    if not h5py.h5a.exists(owner.id, name.encode()):
+        return None
+    if h5py.h5a.open(owner.id, name.encode()).get_storage_size() > MAX_ATTRIBUTE_BYTES:
+        raise ShowerFileError(f"{where}: attribute {name!r} is longer than 64 KiB")
+    value = owner.attrs[name]
     if isinstance(value, str | bytes) and len(value) > MAX_ATTRIBUTE_BYTES:
         raise ShowerFileError(f"{where}: attribute {name!r} is longer than 64 KiB")
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

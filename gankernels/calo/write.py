@@ -197,7 +197,8 @@ class ShowerWriter:
         if taken:
             raise ValueError(f"write_showers: attributes {taken} are set by the format and cannot be given")
         for name, value in {**standard, **attributes}.items():
-            self._file.attrs[name] = value
+            # Texts of fixed length: those of variable length lie in a heap, and HDF5 2.0 hangs where that is damaged.
+            self._file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
 
     def _create(self, labels: tuple[str, ...]) -> None:
         allowed = tuple(LABELS) if self.kind == "3dgan-angle" else ()
@@ -227,7 +228,7 @@ class ShowerWriter:
                 shuffle=True,
             )
         if "theta" in self._file:
-            self._file["theta"].attrs["unit"] = "rad"
+            self._file["theta"].attrs["unit"] = np.bytes_(b"rad")
 
     def _put(self, name: str, start: int, values: Any) -> None:
         data = self._file[name]
