@@ -36,7 +36,7 @@ SHORTCUTS: dict[str, tuple[tuple[str, ...], float]] = {
     "max_steps": (("train.max_steps",), 1),
     "minutes": (("train.max_seconds",), 60),
     "batch": (("train.batch",), 1),
-    "seed": (("seed", "train.seed"), 1),
+    "seed": (("train.seed",), 1),
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gankernels.gan.model import GAN, Batches
+from gankernels.gan.model import GAN
 
 __all__ = ["Note", "Recipe", "Request", "Session"]
 
@@ -24,7 +24,8 @@ class Request:
     Parameters
     ----------
     config : dataclass
-        The recipe's configuration, resolved; every one has sections `data`, `model` and `train` and a `seed`.
+        The recipe's configuration, resolved; every one has sections `data`, `model` and `train` (a TrainerConfig, with
+        the seed).
     files : sequence of path
         Showers to train on; empty: the recipe makes its own, into `directory`.
     unit, binning : str, optional
@@ -46,19 +47,19 @@ class Request:
 class Session(Protocol):
     """Networks and data of one training."""
 
-    gan: GAN
-    batches: Batches
+    gan: Any  # a GAN, or the subclass that this session's methods expect
+    batches: Any  # Batches
 
     def describe(self) -> dict[str, Any]:
         """The data, for JSON: files, checksums, numbers of events; enough for `Recipe.revive`."""
 
-    def evaluate(self, gan: GAN) -> dict[str, float]:
+    def evaluate(self, gan: Any) -> dict[str, float]:
         """Metrics of the generator on held-out events; "score" is the one to minimise."""
 
-    def picture(self, gan: GAN, path: Path) -> None:
+    def picture(self, gan: Any, path: Path) -> None:
         """Draw samples beside held-out events into a PNG file."""
 
-    def finish(self, gan: GAN, directory: Path) -> dict[str, Any]:
+    def finish(self, gan: Any, directory: Path) -> dict[str, Any]:
         """Generate, validate and write what the recipe promises into the directory.
 
         Returns {"files": {what: path}, "table": [(quantity, value)]}.
