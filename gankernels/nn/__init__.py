@@ -18,6 +18,7 @@ from gankernels.nn.container import ModuleDict, ModuleList, Sequential
 from gankernels.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from gankernels.nn.dropout import Dropout, GaussianNoise
 from gankernels.nn.linear import Embedding, Linear
+from gankernels.nn.local import LocallyConnected1d, LocallyConnected2d, LocallyConnected3d
 from gankernels.nn.loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -28,6 +29,7 @@ from gankernels.nn.loss import (
     NLLLoss,
     SmoothL1Loss,
 )
+from gankernels.nn.minibatch import MinibatchDiscrimination
 from gankernels.nn.module import Module
 from gankernels.nn.norm import (
     BatchNorm1d,
@@ -40,11 +42,29 @@ from gankernels.nn.norm import (
     LayerNorm,
 )
 from gankernels.nn.parameter import Parameter
+from gankernels.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
 from gankernels.nn.shape import Flatten, Reshape, Unflatten, Upsample, ZeroPad1d, ZeroPad2d, ZeroPad3d
+from gankernels.nn.spectral_norm import remove_spectral_norm, spectral_norm
 
 __all__ = [
     "ELU",
     "GELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
@@ -71,9 +91,16 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocallyConnected1d",
+    "LocallyConnected2d",
+    "LocallyConnected3d",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "MinibatchDiscrimination",
     "Module",
     "ModuleDict",
     "ModuleList",
@@ -94,5 +121,7 @@ __all__ = [
     "ZeroPad3d",
     "functional",
     "init",
+    "remove_spectral_norm",
+    "spectral_norm",
     "utils",
 ]

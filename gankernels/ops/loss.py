@@ -9,6 +9,8 @@ from gankernels.ops.pointwise import clamp, log
 
 __all__ = ["bce"]
 
+_SMALLEST = 9.999999960041972e-13  # 1e-12 in float32, PyTorch's constant
+
 
 def bce(p: Tensor, t: Tensor) -> Tensor:
     """-(t*log(p) + (1 - t)*log(1 - p)) for every element, the logarithms limited to -100 as in PyTorch.
@@ -20,7 +22,7 @@ def bce(p: Tensor, t: Tensor) -> Tensor:
         y = -(t * clamp(log(p), -100.0) + (1.0 - t) * clamp(log(1.0 - p), -100.0))
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        gp = ct * ((p - t) / clamp(p * (1.0 - p), 1e-12)) if want[0] else None
+        gp = ct * ((p - t) / clamp(p * (1.0 - p), _SMALLEST)) if want[0] else None
         gt = ct * (clamp(log(1.0 - p), -100.0) - clamp(log(p), -100.0)) if want[1] else None
         return [gp, gt]
 
