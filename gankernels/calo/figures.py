@@ -66,8 +66,9 @@ def _drawing(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     matplotlib = require("matplotlib", extra="calo", purpose="drawing the report")
     figure_module = require("matplotlib.figure", extra="calo", purpose="drawing the report")
     canvas_module = require("matplotlib.backends.backend_svg", extra="calo", purpose="drawing the report")
-    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
-    with matplotlib.rc_context({**defaults, **_STYLE}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
         figure = figure_module.Figure(figsize=size, layout="constrained" if size[0] == _WIDE else None)
         canvas = canvas_module.FigureCanvasSVG(figure)
         draw(figure)

@@ -127,15 +127,16 @@ def _headline(result: ValidationResult) -> str:
 
 
 def _digits(error: float) -> int:
-    """Decimals that show two significant digits of an error, between 1 and 6."""
-    return int(np.clip(1 - np.floor(np.log10(error)), 1, 6)) if error > 0 else 3
+    """Decimals that show two significant digits of an error, at most 6."""
+    return int(np.clip(1 - np.floor(np.log10(error)), 0, 6)) if error > 0 else 3
 
 
 def _text(m: Metric, value: float, error: float, *, sign: bool = False) -> tuple[str, str]:
     """Value and error as text, in per cent for the kinds that are relative differences."""
     scale, unit = (100.0, " %") if m.kind in ("bias", "resolution", "profile") else (1.0, "")
     digits = _digits(scale * error)
-    return f"{scale * value:{'+' if sign else ''}.{digits}f}{unit}", f"± {scale * error:.{digits}f}{unit}"
+    number = f"{scale * value:{'+' if sign else ''}.{digits}f}{unit}".replace("-", "−")
+    return number, f"± {scale * error:.{digits}f}{unit}"
 
 
 def _value(m: Metric, *, sign: bool = False) -> str:
