@@ -212,7 +212,9 @@ class Health:
             else "",
             "Lower its learning rate, flip some labels (losses.label_flip=0.05), or add losses.r1.",
         )
-        yield "ignored", self._ignored(real, fake, real_c, fake_c), "Give the condition more weight in the losses."
+        lost = empty or constant or collapsed
+        ignored = "" if lost else self._ignored(real, fake, real_c, fake_c)
+        yield "ignored", ignored, "Give the condition more weight in the losses."
 
     def _ignored(self, real: Array, fake: Array, real_c: Array | None, fake_c: Array | None) -> str:
         """Correlation of the condition and the image sum over the last checks, data against fakes."""

@@ -101,7 +101,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, float] = {}  # score and step
         self.checkpoint: Path | None = None
-        self._saved_step = self._validated_step = -1
+        self._saved_step = -1
         self._progress = Progress("off", None, 0, 0)
         self._log = RunLog(None)
         default_generator().manual_seed(Generator(config.seed).spawn(len(STREAMS)).seed)  # dropout
@@ -132,12 +132,10 @@ class Trainer:
                 self._progress.update(self.step, self.losses)
                 if self.step % c.log_every == 0:
                     self._log.train(self.step, self._row())
-                if self.step % validate_every == 0:
+                if self.step % validate_every == 0 or self._end(None):
                     self.validate()
                 elif c.checkpoint_every and self.step % c.checkpoint_every == 0:
                     self._save_or_warn()
-            if status != "signal" and self._validated_step != self.step:
-                self.validate()
             if self.directory is not None and self._saved_step != self.step:
                 self.save()
             if status == "signal":
@@ -162,7 +160,6 @@ class Trainer:
 
     def validate(self) -> None:
         """Call the hooks, note the metrics, save, and mark the checkpoint if its score is the best so far."""
-        self._validated_step = self.step
         kept = default_generator().state()  # what the hooks draw must not change the training
         try:
             metrics = {} if self.on_validate is None else dict(self.on_validate(self))
@@ -212,10 +209,7 @@ class Trainer:
             "seconds": self.seconds,
             "epoch": self.data.epoch,
             "data": self.data.state(),
-            "generators": {
-                **{name: g.state() for name, g in self.updates.rng.items()},
-                "default": default_generator().state(),
-            },
+            "generators": {name: g.state() for name, g in self._generators().items()},
             "ema_updates": self.ema.updates,
             "health": self.health.state(),
             "history": self.history,
@@ -271,14 +265,22 @@ class Trainer:
         self.updates.d_optimizer.load_state_dict(checkpoints.unpack(state["d_optimizer"], arrays["optimizers"]))
         self.updates.g_optimizer.load_state_dict(checkpoints.unpack(state["g_optimizer"], arrays["optimizers"]))
         self.data.restore(state["data"])
-        for name, g in self.updates.rng.items():
+        for name, g in self._generators().items():
             g.restore(state["generators"][name])
-        default_generator().restore(state["generators"]["default"])
         self.health.restore(state["health"])
         self.updates.d_steps, self.updates.g_steps = state["d_steps"], state["g_steps"]
         self.step, self.seconds = state["step"], state["seconds"]
         self.history, self.best = list(state["history"]), dict(state["best"])
-        self._validated_step = max((row["step"] for row in self.history), default=-1)
+
+    def _generators(self) -> dict[str, Generator]:
+        """Every source of random numbers that the training draws from; "default" serves dropout."""
+        found = {**self.updates.rng, "default": default_generator()}
+        for net in ("generator", "discriminator"):
+            for path, module in getattr(self.gan, net).named_modules():
+                own = getattr(module, "generator", None)
+                if isinstance(own, Generator):
+                    found[f"{net}.{path}"] = own
+        return found
 
     def _mark_best(self) -> None:
         if self.checkpoint is not None and self.directory is not None and self.best.get("step") == self.step:
