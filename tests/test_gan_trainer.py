@@ -183,7 +183,7 @@ def test_the_average_follows_its_recursion_and_copies_buffers():
         for name in expected:
             copied = name.startswith("norm.running") or name.endswith("tracked")
             expected[name] = now[name] if copied else decay * expected[name] + (1 - decay) * now[name]
-            ema.update(gan.generator)
+        ema.update(gan.generator)
     for name, average in ema.state_dict().items():
         assert not np.abs(average.numpy() - expected[name]).max() > 1e-6
 
