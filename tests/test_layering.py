@@ -24,7 +24,7 @@ ARROWS = {
     "optim": {"ops", "autograd", "backends"},
     "gan": {"nn", "optim", "ops", "autograd", "gankernels"},
     # Where networks and showers meet: the recipes, and the GAN of showers that they share.
-    "gan.recipes": {"nn", "optim", "ops", "autograd", "gankernels", "gan", "calo"},
+    "gan.recipes": {"geometry", "nn", "optim", "ops", "autograd", "gankernels", "gan", "calo"},
     "calo": {"nn", "optim", "ops", "autograd", "gankernels"},
     "testing": {"geometry", "autograd", "ops", "nn", "backends", "gankernels"},
     "interop": {"nn", "ops", "autograd", "gankernels"},

@@ -56,12 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongUse(f"{out} exists; choose another name or add --overwrite")
     if not out.absolute().parent.is_dir():
         raise WrongUse(f"{out}: there is no folder {out.parent}")
-    gan, run, config, step = revive(arguments.run_dir, arguments.checkpoint)
-    described = run.described()
+    gan, trained, config, step = revive(arguments.run_dir, arguments.checkpoint)
+    described = trained.described()
     conditions = _conditions(arguments, gan, described)
     attributes: dict[str, str | int | float] = {
         "generator": "gankernels",
-        "recipe": run.recipe,
+        "recipe": trained.recipe,
         "step": step,
         "seed": arguments.seed,
         **training_attribute(described["files"], config.data.validation_fraction, config.data.max_events),
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds += time.perf_counter() - began
             events += len(energy_gev)
             bar.update(len(energy_gev))
-    print(f"{out}: {events} showers from step {step} of {run.path.name}, {events / seconds:.0f} showers/s")
+    print(f"{out}: {events} showers from step {step} of {trained.path.name}, {events / seconds:.0f} showers/s")
     return DONE
 
 

@@ -6,7 +6,7 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gankernels.gan import GAN, Batch
+    from gankernels.gan import GAN, Conditions
     from gankernels.gan.recipes import Recipe, Request, Session
 
 __all__ = ["parameter_count", "plan", "step_bytes"]
@@ -27,12 +27,13 @@ def plan(recipe: Recipe, request: Request, session: Session) -> str:
         f"discriminator  {d:>12,} parameters",
         *_data(described),
     ]
-    batches = getattr(session, "batches", None)
-    if batches is not None:
-        lines.append(f"one epoch: {batches.steps_per_epoch} batches of {request.config.train.batch}")
+    batch = request.config.train.batch
+    if (batches := getattr(session, "batches", None)) is not None:
+        lines.append(f"one epoch: {batches.steps_per_epoch} batches of {batch}")
+    if (two := _two_conditions(gan, described)) is not None:
         # weights, gradients, two moments of the optimizer, and the average of the generator
         fixed = 4 * (4 * (g + d) + g)
-        lines.append(f"memory: about {(fixed + step_bytes(gan, next(batches))) / 1e6:,.0f} MB for one step")
+        lines.append(f"memory: about {(fixed + step_bytes(gan, two, batch)) / 1e6:,.0f} MB for one step")
     lines.append("everything checks out; nothing was written")
     return "\n".join(lines)
 
@@ -42,11 +43,10 @@ def parameter_count(network: Any) -> int:
     return sum(int(p.numel()) for p in network.parameters())
 
 
-def step_bytes(gan: GAN, batch: Batch) -> int:
-    """Bytes that one step keeps at its peak: measured on two events, scaled to the batch."""
+def step_bytes(gan: GAN, two: Conditions, batch: int) -> int:
+    """Bytes that one step keeps at its peak: measured on two events with these conditions, scaled to the batch."""
     from gankernels import Generator
 
-    two = {name: values[:2] for name, values in batch.conditions.items()}
     tracemalloc.start()
     try:
         gan.discriminate(gan.generate(gan.noise(2, Generator(0)), two), two)
@@ -54,7 +54,18 @@ def step_bytes(gan: GAN, batch: Batch) -> int:
     finally:
         tracemalloc.stop()
     # the gradients of what was kept, and the real images beside the fakes
-    return 3 * peak * len(batch) // 2
+    return 3 * peak * batch // 2
+
+
+def _two_conditions(gan: GAN, described: dict[str, Any]) -> Conditions | None:
+    """Conditions of two events for networks that know energies; None for others."""
+    import numpy as np
+
+    from gankernels.gan.showers import ShowerGAN
+
+    if not isinstance(gan, ShowerGAN):
+        return None
+    return gan.conditions(np.array(described["energy_gev"]), {name: np.ones(2) for name in gan.condition_names})
 
 
 def _data(described: dict[str, Any]) -> list[str]:

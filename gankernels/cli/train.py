@@ -31,12 +31,12 @@ settings: `gankernels recipes RECIPE` lists all of them; --config is read first,
 Ctrl-C or SIGTERM finishes the step, saves a checkpoint and ends with exit code 75."""
 
 # option -> key of the configuration, factor
-SHORTCUTS: dict[str, tuple[tuple[str, ...], float]] = {
-    "epochs": (("train.epochs",), 1),
-    "max_steps": (("train.max_steps",), 1),
-    "minutes": (("train.max_seconds",), 60),
-    "batch": (("train.batch",), 1),
-    "seed": (("train.seed",), 1),
+SHORTCUTS = {
+    "epochs": ("train.epochs", 1),
+    "max_steps": ("train.max_steps", 1),
+    "minutes": ("train.max_seconds", 60),
+    "batch": ("train.batch", 1),
+    "seed": ("train.seed", 1),
 }
 
 
@@ -78,13 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _dry_run(recipe, request)
     directory = _new_directory(arguments)
+    print(f"run directory: {directory}", flush=True)
     try:
         session, request = _open(recipe, request, directory)
         _write_down(recipe, request, session, directory)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)  # nothing has been trained yet
         raise
-    print(f"run directory: {directory}")
     with closing(session):
         return _train(request, session, directory, None, arguments)
 
@@ -100,10 +100,10 @@ def _request(recipe: Recipe, arguments: argparse.Namespace, saved: Run | None = 
         if not path.is_file():
             raise WrongUse(f"{path}: there is no such file")
     changes = list(arguments.set)
-    for option, (keys, factor) in SHORTCUTS.items():
+    for option, (key, factor) in SHORTCUTS.items():
         value = getattr(arguments, option)
         if value is not None:
-            changes += [f"{key}={value if factor == 1 else value * factor}" for key in keys]
+            changes.append(f"{key}={value * factor}")
     with arguments_at_fault():
         start = configure(recipe.config, saved.config_file) if saved else recipe.config
         config = configure(start, arguments.config, changes)
