@@ -164,6 +164,14 @@ def test_a_checkpoint_that_names_other_files_is_refused(name, tmp_path):
         cp.load(path)
 
 
+@pytest.mark.parametrize("changes", [{"files": None}, {"files": {"state.json": 3}}, {"step": "1"}])
+def test_a_marker_with_other_contents_is_refused(changes, tmp_path):
+    path = cp.save(tmp_path, 1, {}, arrays(1))
+    reseal(path, **changes)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        cp.load(path)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"digest": 1}', "[" * 100_000])
 def test_a_marker_that_is_none_is_refused(content, tmp_path):
     path = cp.save(tmp_path, 1, {}, arrays(1))

@@ -313,9 +313,16 @@ def _read_seal(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: has checkpoint format {seal.get('format')!r}, this version of gankernels reads format {FORMAT}"
         )
-    if not all(isinstance(name, str) and _FILE.fullmatch(name) for name in seal["files"]):
+    files = seal.get("files")
+    if not isinstance(seal.get("step"), int) or not isinstance(files, dict) or not all(map(_is_entry, files.values())):
+        raise CheckpointError(f"{marker}: is damaged")
+    if not all(_FILE.fullmatch(name) for name in files):
         raise CheckpointError(f"{marker}: names files that no checkpoint has")
     return dict(seal)
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
 def _read_checked(path: Path, entry: Mapping[str, Any]) -> bytes:
