@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 
 import gankernels as gk
@@ -64,3 +68,9 @@ def toy_data(events=96, batch=16, seed=1):
     shape = rng.uniform(0.5, 1.5, (events, 1, CELLS)) * np.hanning(CELLS + 2)[1:-1]
     images = shape / shape.sum(2, keepdims=True) * 2.0 * energy[:, None, None]
     return ArrayBatches(images.astype(np.float32), {"energy": energy}, batch=batch, seed=seed)
+
+
+def python(code, *arguments, cwd):
+    """Arguments of subprocess.run and Popen for Python code that uses this gankernels, also in a source checkout."""
+    env = {**os.environ, "PYTHONPATH": str(Path(gk.__file__).parents[1])}
+    return {"args": [sys.executable, "-c", code, *map(str, arguments)], "cwd": cwd, "env": env, "text": True}

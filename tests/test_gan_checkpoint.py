@@ -8,11 +8,11 @@ import os
 import random
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gan_toys import python
 
 import gankernels as gk
 from gankernels.gan import checkpoint as cp
@@ -219,7 +219,7 @@ print(cp.load(sys.argv[1]).step)
 
 
 def test_a_write_that_the_system_cuts_short_is_reported(tmp_path):
-    done = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(**python(LIMITED, tmp_path, cwd=tmp_path), capture_output=True, timeout=60)
     assert "could not be written" in done.stdout
     assert done.stdout.splitlines()[-1] == "1"
 
@@ -267,8 +267,7 @@ print(while_writing, found.step)
 
 
 def test_a_kill_at_any_moment_leaves_the_previous_or_the_new_checkpoint(tmp_path):
-    command = [sys.executable, "-c", KILLING, tmp_path, "100"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(**python(KILLING, tmp_path, 100, cwd=tmp_path), capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     killed_while_writing, last_step = map(int, done.stdout.split())
     assert killed_while_writing >= 10

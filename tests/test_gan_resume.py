@@ -7,14 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gan_toys import toy_data, toy_gan
+from gan_toys import python, toy_data, toy_gan
 
 from gankernels.gan import LossConfig, OptimizerConfig, Trainer, TrainerConfig
 from gankernels.gan import checkpoint as cp
@@ -88,8 +87,8 @@ def test_a_run_resumed_in_a_new_process_is_the_uninterrupted_run_bit_for_bit(nam
     make(whole, name).run()
     shutil.copytree(whole, parts)  # with its logs and checkpoints of later steps, which must leave no trace
     at_k = parts / "checkpoints" / f"checkpoint-{K:06d}"
-    command = [sys.executable, "-c", RESUMING, Path(__file__).parent, parts, name, at_k]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = python(RESUMING, Path(__file__).parent, parts, name, at_k, cwd=tmp_path)
+    done = subprocess.run(**command, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert cp.load(parts / "checkpoints").path.name == f"checkpoint-{N:06d}.1"
     assert_same(whole, parts)
@@ -127,8 +126,8 @@ sys.exit(EXIT_CODE if outcome.status == "signal" else 0)
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_finishes_the_step_saves_says_so_and_ends_with_75(name, tmp_path):
-    command = [sys.executable, "-c", STOPPABLE, Path(__file__).parent, tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    command = python(STOPPABLE, Path(__file__).parent, tmp_path, cwd=tmp_path)
+    with subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout.readline() == "started\n"
         child.send_signal(getattr(signal, name))
         out, err = child.communicate(timeout=60)
@@ -155,9 +154,9 @@ with StopSignals() as stop:
 """
 
 
-def test_a_second_signal_ends_the_process_at_once():
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(**python(SECOND, cwd=tmp_path), capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout == "SIGTERM\n"
     assert time.monotonic() - began < 25
