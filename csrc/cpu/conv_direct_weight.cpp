@@ -68,11 +68,13 @@ class WeightSum {
   void add_group(const LaneGroup& group) {
     const int L = table_.lanes;
     for (int i = 0; i < 3; ++i) axes_[i].lay_out(group.cuts[i], i == 2), y_axes_[i].lay_out(group.cuts[i], i == 2);
-    cell_.clear();
+    tap_.clear(), cell_.clear();
     for (const Tap& d : axes_[0].phases[0].taps)
       for (const Tap& h : axes_[1].phases[0].taps)
-        for (const Tap& w : axes_[2].phases[0].taps)
+        for (const Tap& w : axes_[2].phases[0].taps) {
+          tap_.push_back(d.k * w_.stride[2] + h.k * w_.stride[3] + w.k * w_.stride[4]);
           cell_.push_back(((d.cell * axes_[1].cells() + h.cell) * axes_[2].cells() + w.cell) * L);
+        }
     row_ = axes_[2].cells() * L;
     plane_ = row_ * axes_[1].cells();
     channel_ = plane_ * axes_[0].cells();
@@ -163,18 +165,16 @@ class WeightSum {
   }
 
   void write(const ChannelBlock& block, int64_t c) {
-    int64_t t = 0;
-    for (const Tap& d : axes_[0].phases[0].taps)
-      for (const Tap& h : axes_[1].phases[0].taps)
-        for (const Tap& w : axes_[2].phases[0].taps) {
-          T* at = w_.data + c * w_.stride[1] + d.k * w_.stride[2] + h.k * w_.stride[3] + w.k * w_.stride[4];
-          for (int64_t o = 0; o < block.valid; ++o) {
-            T sum = 0;
-            for (int64_t s = 0; s < slabs_; ++s) sum += sums_of(s, block, c)[t * block.tile + o];
-            at[(block.first + o) * w_.stride[0]] = sum;
-          }
-          ++t;
-        }
+    for (int64_t o = 0; o < block.valid; ++o) {
+      T* at = w_.data + (block.first + o) * w_.stride[0] + c * w_.stride[1];
+      const T* from = sums_of(0, block, c) + o;
+      const int64_t slab = y_channels_ * inputs_ * taps_;
+      for (int64_t t = 0; t < taps_; ++t) {
+        T sum = 0;
+        for (int64_t s = 0; s < slabs_; ++s) sum += from[s * slab + t * block.tile];
+        at[tap_[t]] = sum;
+      }
+    }
   }
 
   const View<const T> x_, y_;
@@ -183,6 +183,7 @@ class WeightSum {
   Axes axes_, y_axes_;
   const ConvTable<T>& table_;
   std::vector<ChannelBlock> blocks_;
+  std::vector<int64_t> tap_;     // of every tap, in elements of w
   std::vector<int64_t> cell_;    // of every tap, in elements of packed x
   std::vector<T> sums_;          // (slab, channel block, input channel, tap, channel)
   int64_t inputs_ = 0, taps_ = 1, y_channels_ = 0, slabs_ = 1;

@@ -10,6 +10,8 @@
 namespace gk::cpu {
 namespace {
 
+constexpr double kCutRowCost = 4;  // packing cells lane by lane against transposing whole rows, measured
+
 int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 int64_t floor_mod(int64_t a, int64_t b) { return (a % b + b) % b; }
 
@@ -160,6 +162,7 @@ std::vector<LaneGroup> lane_groups(int64_t batch, int lanes, const Axes& axes, d
           cells *= static_cast<double>(axes[i].window(ceil_div(outputs, cuts[i])));
         }
         const LaneGroup group{whole, rest, cuts};
+        if (w > 1) cells *= kCutRowCost;
         const double cost = static_cast<double>(group.blocks(lanes)) * (positions * work + cells);
         if (useful && cost < least) least = cost, best = group;
       }

@@ -85,10 +85,23 @@ static void deinterleave(const T* src, int64_t stride, int64_t count, T* const* 
   }
 }
 
+// Halves are added until one is left, for a vector of sums at a time and then for the rest in the same order.
 template <class T>
 static void add_lanes(const T* src, int64_t count, T* sums) {
   constexpr int L = Simd<T>::lanes;
-  for (int64_t i = 0; i < count; ++i) {
+  int64_t i = 0;
+  for (; i + L <= count; i += L) {
+    typename Simd<T>::type v[L];
+#pragma GCC unroll 16
+    for (int l = 0; l < L; ++l) v[l] = load(src + (i + l) * L);
+    transpose_stages<T, 1>(v);
+#pragma GCC unroll 4
+    for (int half = L / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+      for (int l = 0; l < half; ++l) v[l] = v[l] + v[l + half];
+    store(sums + i, load(sums + i) + v[0]);
+  }
+  for (; i < count; ++i) {
     T part[L];
     store(part, load(src + i * L));
     for (int half = L / 2; half > 0; half /= 2)
