@@ -66,6 +66,11 @@ rmsprop_step = native.rmsprop_step
 lerp = native.lerp
 
 
+def _fit(a: Array, y: Array) -> Array:
+    """a as a view of y's shape."""
+    return a if a.shape == y.shape else np.broadcast_to(a, y.shape)
+
+
 def unary(op: str, x: Array, y: Array, p: float = 0.0, q: float = 0.0) -> None:
     """y = op(x; p, q) for every element."""
     native.unary(UNARY[op], x, y, p, q)
@@ -73,18 +78,18 @@ def unary(op: str, x: Array, y: Array, p: float = 0.0, q: float = 0.0) -> None:
 
 def binary(op: str, a: Array, b: Array, y: Array) -> None:
     """y = op(a, b) for every element; a and b are broadcast to y's shape."""
-    native.binary(BINARY[op], np.broadcast_to(a, y.shape), np.broadcast_to(b, y.shape), y)
+    native.binary(BINARY[op], _fit(a, y), _fit(b, y), y)
 
 
 def compare(op: str, a: Array, b: Array, y: Array) -> None:
     """y (bool) = op(a, b) for every element; a and b are broadcast to y's shape."""
-    native.compare(COMPARE[op], np.broadcast_to(a, y.shape), np.broadcast_to(b, y.shape), y)
+    native.compare(COMPARE[op], _fit(a, y), _fit(b, y), y)
 
 
 def copy(x: Array, y: Array) -> None:
     """y = x for every element; x is broadcast to y's shape. Indices and masks (int64, bool) are copied by NumPy."""
     if x.dtype.kind == "f" and x.dtype == y.dtype:
-        native.copy(np.broadcast_to(x, y.shape), y)
+        native.copy(_fit(x, y), y)
     else:
         np.copyto(y, x)
 

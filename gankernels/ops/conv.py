@@ -10,12 +10,12 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from gankernels.autograd import Form, Tensor, record
+from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
 from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
+from gankernels.ops.bias import with_bias
 from gankernels.ops.common import check_float, check_shape, empty_like
-from gankernels.ops.shape import sum_to
 
 __all__ = [
     "col2im",
@@ -98,23 +98,8 @@ def _local_w(x: Any, y: Any, g: ConvGeometry) -> Any:
 _local = Form("local_conv", x=_local_x, w=_local_w, y=_local_y)
 
 
-def _with_bias(form: Form, slot: str, g: ConvGeometry, bias: Tensor, **filled: Tensor) -> Tensor:
-    """The open slot plus a bias per channel, added in place to the fresh output."""
-    names = list(filled)
-    inputs = tuple(filled.values())
-    out = form.kernels[slot](*(t.data for t in inputs), g)
-    column = (1, bias.shape[0]) + (1,) * g.rank
-    backend_of(out).binary("add", out, bias.data.reshape(column), out)
-
-    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        full = {**filled, slot: ct}
-        grads: list[Tensor | None] = [
-            form.open(s, g, **{k: full[k] for k in form.kernels if k != s}) if wanted else None
-            for s, wanted in zip(names, want[:-1], strict=True)
-        ]
-        return [*grads, sum_to(ct, column).reshape(bias.shape[0]) if want[-1] else None]
-
-    return record(f"{form.name}.{slot}+bias", out, (*inputs, bias), rule)
+def _column(g: ConvGeometry, bias: Tensor) -> tuple[int, ...]:
+    return (1, bias.shape[0]) + (1,) * g.rank
 
 
 def _check_bias(op: str, bias: Tensor | None, channels: int) -> None:
@@ -157,7 +142,7 @@ def conv(
     check_float("conv", x=x, w=w, bias=bias)
     g = conv_geometry("conv", x.shape, w.shape, stride, padding, dilation, groups)
     _check_bias("conv", bias, g.out_channels)
-    return _conv.open("y", g, x=x, w=w) if bias is None else _with_bias(_conv, "y", g, bias, x=x, w=w)
+    return _conv.open("y", g, x=x, w=w) if bias is None else with_bias(_conv, "y", g, bias, _column(g, bias), x=x, w=w)
 
 
 def conv_transpose(
@@ -186,7 +171,7 @@ def conv_transpose(
     check_float("conv_transpose", input=y, w=w, bias=bias)
     g = conv_transpose_geometry("conv_transpose", y.shape, w.shape, stride, padding, output_padding, dilation, groups)
     _check_bias("conv_transpose", bias, g.in_channels)
-    return _conv.open("x", g, w=w, y=y) if bias is None else _with_bias(_conv, "x", g, bias, w=w, y=y)
+    return _conv.open("x", g, w=w, y=y) if bias is None else with_bias(_conv, "x", g, bias, _column(g, bias), w=w, y=y)
 
 
 def _spatial_rank(op: str, name: str, x: Tensor) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
+from gankernels.ops.bias import with_bias
 from gankernels.ops.common import check_float, empty_like
 from gankernels.ops.shape import broadcast_to
 
@@ -67,6 +68,19 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return out.reshape(out.shape[:-1]) if b.ndim == 1 else out
 
 
+def _product2(a: Any, b: Any) -> Any:
+    return _product(a[None], b[None])[0]
+
+
+# y (M, O) = x (M, I) w (O, I)^T: every gradient comes out row-major, as the optimizers want it
+_linear = Form(
+    "linear",
+    x=lambda w, y, _: _product2(y, w),
+    w=lambda x, y, _: _product2(y.T, x),
+    y=lambda x, w, _: _product2(x, w.T),
+)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias: x (*, I), weight (O, I), bias (O,)."""
     check_float("linear", x=x, weight=weight, bias=bias)
@@ -74,5 +88,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"linear: x of shape {x.shape} does not fit weight of shape {weight.shape} (O, I)")
     if bias is not None and bias.shape != (weight.shape[0],):
         raise ValueError(f"linear: bias has shape {bias.shape}, expected ({weight.shape[0]},)")
-    y = matmul(x, weight.transpose(0, 1))
-    return y if bias is None else y + bias
+    rows = x if x.ndim == 2 else x.reshape(prod(x.shape[:-1]), x.shape[-1])
+    if bias is None:
+        y = _linear.open("y", x=rows, w=weight)
+    else:
+        y = with_bias(_linear, "y", None, bias, (1, bias.shape[0]), x=rows, w=weight)
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[0])
