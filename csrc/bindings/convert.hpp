@@ -1,4 +1,5 @@
-// NumPy array -> View and tuple -> geometry, without ever casting or copying: another dtype does not match the overload.
+// NumPy array -> View and tuple -> geometry, without ever casting or copying: another dtype does not match the
+// overload.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -37,7 +38,8 @@ struct type_caster<gk::View<T>> {
   }
 };
 
-// Geometry crosses as one flat tuple of integers (`g.pod` in gankernels/geometry.py), in the order of the struct's members.
+// Geometry crosses as one flat tuple of integers (`g.pod` in gankernels/geometry.py), in the order of the struct's
+// members.
 template <class G>
 struct geometry_caster {
   static bool load_into(handle source, G& g) {
@@ -87,7 +89,7 @@ struct type_caster<gk::ConvAlgorithm> : number_caster<gk::ConvAlgorithm> {};
 
 namespace gk {
 // Registers a kernel for float and double with the interpreter lock released while it runs.
-#define GK_BIND(module, name) \
+#define GK_BIND(module, name)                                                     \
   module.def(#name, &cpu::name<float>, py::call_guard<py::gil_scoped_release>()); \
   module.def(#name, &cpu::name<double>, py::call_guard<py::gil_scoped_release>())
 }  // namespace gk

@@ -58,7 +58,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.def("num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads);
   m.def("isa", &cpu::isa_name, "the instruction set in use");
-  m.def("isa_present", &cpu::isa_present, "instruction sets compiled in that this processor and operating system can run");
+  m.def("isa_present", &cpu::isa_present,
+        "instruction sets compiled in that this processor and operating system can run");
   m.def("isa_compiled", &cpu::isa_compiled);
   m.def("set_isa", &cpu::set_isa, "choose by name one of isa_present()");
 }

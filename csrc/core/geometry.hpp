@@ -1,5 +1,6 @@
 // Plain descriptions of what a kernel is asked to do. Always rank 3: 2-D has depth 1, 1-D has depth and height 1.
-// Python (gankernels/geometry.py) checks every value once, with the user's numbers in the message; native code trusts them.
+// Python (gankernels/geometry.py) checks every value once, with the user's numbers in the message; native code trusts
+// them.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,8 @@
 // im2col and its adjoint: cols(N, C*K, P) as torch.nn.functional.unfold orders them (Chellapilla et al., 2006).
+#include "columns.hpp"
+
 #include <algorithm>
 
-#include "columns.hpp"
 #include "kernels.hpp"
 #include "parallel.hpp"
 
@@ -91,12 +92,12 @@ void col2im(View<const T> cols, View<T> x, const ConvGeometry& g) {
   });
 }
 
-#define GK_INSTANTIATE(T)                                                                                            \
-  template void channel_columns(const T*, const int64_t*, const ConvGeometry&, int64_t, int64_t, T*, int64_t,        \
-                                int64_t);                                                                            \
-  template void add_channel_columns(const T*, int64_t, int64_t, const ConvGeometry&, int64_t, int64_t, T*,           \
-                                    const int64_t*);                                                                 \
-  template void im2col<T>(View<const T>, View<T>, const ConvGeometry&);                                              \
+#define GK_INSTANTIATE(T)                                                                                     \
+  template void channel_columns(const T*, const int64_t*, const ConvGeometry&, int64_t, int64_t, T*, int64_t, \
+                                int64_t);                                                                     \
+  template void add_channel_columns(const T*, int64_t, int64_t, const ConvGeometry&, int64_t, int64_t, T*,    \
+                                    const int64_t*);                                                          \
+  template void im2col<T>(View<const T>, View<T>, const ConvGeometry&);                                       \
   template void col2im<T>(View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

@@ -1,4 +1,5 @@
-// Which instruction set runs. The probe asks the processor (CPUID) and the operating system (XCR0); GANKERNELS_ISA overrides.
+// Which instruction set runs. The probe asks the processor (CPUID) and the operating system (XCR0); GANKERNELS_ISA
+// overrides.
 #pragma once
 
 #include <string>

@@ -1,6 +1,6 @@
-// Locally connected convolution: a kernel of its own at every output position, so each position is a small matrix product
-// over (input channel, tap). Images are lanes, the lane blocks of a batch are the positions of the tile, and the weights,
-// which are most of the memory traffic, are read once.
+// Locally connected convolution: a kernel of its own at every output position, so each position is a small matrix
+// product over (input channel, tap). Images are lanes, the lane blocks of a batch are the positions of the tile, and
+// the weights, which are most of the memory traffic, are read once.
 #include <algorithm>
 #include <vector>
 
@@ -28,7 +28,8 @@ struct LaneWindow {
   std::vector<std::vector<Unit>> units;
   int64_t blocks, cells, first_image, images;
 
-  LaneWindow(const ConvGeometry& g, int64_t first, int64_t count) : axes(gather_axes(g)), first_image(first), images(count) {
+  LaneWindow(const ConvGeometry& g, int64_t first, int64_t count)
+      : axes(gather_axes(g)), first_image(first), images(count) {
     for (const Axis& a : axes)
       if (a.phases.empty()) {
         cells = 0, blocks = 0;
@@ -48,7 +49,8 @@ struct LaneWindow {
 
   int64_t vector() const { return blocks * table.lanes; }
   int64_t base(const ConvGeometry& g, int64_t p) const {  // cell of output position p
-    return (p / (g.y[1] * g.y[2]) * axes[0].step * axes[1].cells() + p / g.y[2] % g.y[1] * axes[1].step) * axes[2].cells() +
+    return (p / (g.y[1] * g.y[2]) * axes[0].step * axes[1].cells() + p / g.y[2] % g.y[1] * axes[1].step) *
+               axes[2].cells() +
            p % g.y[2];
   }
   void pack(const View<const T>& x, T* dst) const {
@@ -90,8 +92,8 @@ void for_images(int64_t batch, Step step) {
 
 // Runs a tile of any number of positions: as many calls as its limit asks for. w(channels, taps, outputs).
 template <class T>
-void run_tile(const ConvTable<T>& table, int outputs, int64_t positions, const T* x, int64_t x_channel, int64_t channels,
-              const std::vector<int64_t>& cells, const T* w, T* y, int64_t y_stride) {
+void run_tile(const ConvTable<T>& table, int outputs, int64_t positions, const T* x, int64_t x_channel,
+              int64_t channels, const std::vector<int64_t>& cells, const T* w, T* y, int64_t y_stride) {
   const int64_t taps = static_cast<int64_t>(cells.size());
   std::vector<TapOffset> tap(taps);
   for (int64_t t = 0; t < taps; ++t) tap[t] = {cells[t], t * outputs};
@@ -130,14 +132,15 @@ void local_conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry&
         T* to = weights.get();
         for (int64_t c = 0; c < C; ++c)
           for (const WindowTap& tap : window.taps) {
-            const T* from = w.data + (group * O + o) * w.stride[0] + c * w.stride[1] + p * w.stride[2] + tap.k * w.stride[3];
+            const T* from =
+                w.data + (group * O + o) * w.stride[0] + c * w.stride[1] + p * w.stride[2] + tap.k * w.stride[3];
             for (int j = 0; j < tile; ++j) *to++ = j < valid ? from[j * w.stride[0]] : T(0);
           }
         run_tile(table, tile, window.blocks, xs, window.cells * vector, C, offset, weights.get(), sums.get(), vector);
         for (int64_t j = 0; j < valid; ++j)
           for (int64_t n = 0; n < count; ++n)
-            out.data[offset_of(out, first + n, group * O + o + j, p / (g.y[1] * g.y[2]), p / g.y[2] % g.y[1], p % g.y[2])] =
-                sums.get()[j * vector + n];
+            out.data[offset_of(out, first + n, group * O + o + j, p / (g.y[1] * g.y[2]), p / g.y[2] % g.y[1],
+                               p % g.y[2])] = sums.get()[j * vector + n];
         o += tile;
       }
     });
@@ -201,7 +204,8 @@ void local_conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGe
   const LaneWindow<T> window(g, 0, 1);
   if (window.cells == 0) return;
   const ConvTable<T>& table = window.table;
-  const int64_t C = g.in_channels / g.groups, O = g.out_channels / g.groups, taps = static_cast<int64_t>(window.taps.size());
+  const int64_t C = g.in_channels / g.groups, O = g.out_channels / g.groups,
+                taps = static_cast<int64_t>(window.taps.size());
   const int64_t width = (taps + table.lanes - 1) / table.lanes * table.lanes;
   // Taps are lanes here and images the sum: y(image, channel) times x(image, tap) at every (input channel, position).
   std::vector<int64_t> offset(g.batch);
@@ -219,7 +223,8 @@ void local_conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGe
           const int64_t d = g.stride[0] * position[0] + kd.e, h = g.stride[1] * position[1] + kh.e,
                         v = g.stride[2] * position[2] + kw.e;
           if (d >= 0 && d < g.x[0] && h >= 0 && h < g.x[1] && v >= 0 && v < g.x[2])
-            for (int64_t n = 0; n < g.batch; ++n) columns.get()[n * width + t] = x.data[offset_of(x, n, channel, d, h, v)];
+            for (int64_t n = 0; n < g.batch; ++n)
+              columns.get()[n * width + t] = x.data[offset_of(x, n, channel, d, h, v)];
           ++t;
         }
     for (int64_t o = 0; o < O;) {
@@ -232,15 +237,15 @@ void local_conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGe
       run_tile(table, tile, width / table.lanes, columns.get(), 0, 1, offset, weights.get(), sums.get(), width);
       for (int64_t j = 0; j < valid; ++j)
         for (int64_t k = 0; k < taps; ++k)
-          w.data[(group * O + o + j) * w.stride[0] + c * w.stride[1] + p * w.stride[2] + window.taps[k].k * w.stride[3]] =
-              sums.get()[j * width + k];
+          w.data[(group * O + o + j) * w.stride[0] + c * w.stride[1] + p * w.stride[2] +
+                 window.taps[k].k * w.stride[3]] = sums.get()[j * width + k];
       o += tile;
     }
   });
 }
 
-#define GK_INSTANTIATE(T)                                                                          \
-  template void local_conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);         \
+#define GK_INSTANTIATE(T)                                                                            \
+  template void local_conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
   template void local_conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
   template void local_conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)

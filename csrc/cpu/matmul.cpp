@@ -1,5 +1,5 @@
-// c = a b by packed panels (Goto and van de Geijn, ACM TOMS 34, 2008): a in blocks of tile rows, b in panels as wide as a
-// tile, the inner extent in blocks that keep a panel in the cache. The tile is that of the direct convolution.
+// c = a b by packed panels (Goto and van de Geijn, ACM TOMS 34, 2008): a in blocks of tile rows, b in panels as wide as
+// a tile, the inner extent in blocks that keep a panel in the cache. The tile is that of the direct convolution.
 #include <algorithm>
 #include <vector>
 
@@ -11,8 +11,8 @@
 namespace gk::cpu {
 namespace {
 
-constexpr int64_t kInner = 256;   // inner extent of a panel block: 48 KiB of b for 48 columns
-constexpr int64_t kRows = 256;    // rows of c per task
+constexpr int64_t kInner = 256;  // inner extent of a panel block: 48 KiB of b for 48 columns
+constexpr int64_t kRows = 256;   // rows of c per task
 
 struct RowBlock {
   int64_t first, rows;
@@ -118,8 +118,8 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
         const RowBlock& block = blocks[m];
         table.tile[block.outputs][positions](
             in_place ? from : panel.get(), in_place ? b.stride[1] : width,
-            packed_a.get() + (batch * padded_rows + block.first) * K + k0 * block.outputs, block.outputs, inner, &only, 1,
-            result.get() + (block.first - first_row) * width, width, k0 > 0);
+            packed_a.get() + (batch * padded_rows + block.first) * K + k0 * block.outputs, block.outputs, inner, &only,
+            1, result.get() + (block.first - first_row) * width, width, k0 > 0);
       }
     }
     for (int64_t m = 0; m < std::min(rows, M - first_row); ++m) {

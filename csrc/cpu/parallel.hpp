@@ -13,7 +13,8 @@ int num_threads();
 void set_num_threads(int n);
 
 // Calls task(i) for i in [0, count), in any order, on the pool and the calling thread; returns when all are done.
-// The first exception of a task is rethrown here. Calls from several Python threads take turns; nested calls run inline.
+// The first exception of a task is rethrown here. Calls from several Python threads take turns; nested calls run
+// inline.
 void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& task);
 
 // Calls task(begin, end) on chunks of [0, size) of `grain` elements: for loops over elements.

@@ -1,5 +1,5 @@
-// Vectors of one register: GCC and Clang vector extensions carry + - * / and comparisons, so only what they lack is here.
-// Included inside the namespace of an instruction set, with GK_VECTOR_BYTES set to its register width.
+// Vectors of one register: GCC and Clang vector extensions carry + - * / and comparisons, so only what they lack is
+// here. Included inside the namespace of an instruction set, with GK_VECTOR_BYTES set to its register width.
 
 template <class T>
 struct Simd {

@@ -7,27 +7,30 @@
 #include "../dispatch.hpp"
 
 #if defined(__x86_64__)
-#define GK_ISA_TABLE(Table, name)                                  \
-  namespace scalar {                                               \
-  extern const Table name;                                         \
-  }                                                                \
-  namespace avx2 {                                                 \
-  extern const Table name;                                         \
-  }                                                                \
-  namespace avx512 {                                               \
-  extern const Table name;                                         \
-  }                                                                \
-  inline const Table& name() {                                     \
-    switch (isa()) {                                               \
-      case Isa::avx512: return avx512::name;                       \
-      case Isa::avx2: return avx2::name;                           \
-      default: return scalar::name;                                \
-    }                                                              \
+#define GK_ISA_TABLE(Table, name) \
+  namespace scalar {              \
+  extern const Table name;        \
+  }                               \
+  namespace avx2 {                \
+  extern const Table name;        \
+  }                               \
+  namespace avx512 {              \
+  extern const Table name;        \
+  }                               \
+  inline const Table& name() {    \
+    switch (isa()) {              \
+      case Isa::avx512:           \
+        return avx512::name;      \
+      case Isa::avx2:             \
+        return avx2::name;        \
+      default:                    \
+        return scalar::name;      \
+    }                             \
   }
 #else
-#define GK_ISA_TABLE(Table, name)                                  \
-  namespace scalar {                                               \
-  extern const Table name;                                         \
-  }                                                                \
+#define GK_ISA_TABLE(Table, name) \
+  namespace scalar {              \
+  extern const Table name;        \
+  }                               \
   inline const Table& name() { return scalar::name; }
 #endif

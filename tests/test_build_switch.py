@@ -1,0 +1,69 @@
+"""GANKERNELS_CUDA at configure time: three values, one error, always a reason."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SWITCH = Path(__file__).resolve().parents[1] / "csrc" / "cuda_switch.cmake"
+PROJECT = f"""
+cmake_minimum_required(VERSION 3.18...3.31)
+project(switch LANGUAGES CXX)
+include("{SWITCH}")
+message(STATUS "built=${{GK_CUDA_BUILT}} asked=${{gk_cuda}}")
+"""
+
+if shutil.which("cmake") is None or shutil.which("c++") is None:
+    pytest.skip("cmake and a C++ compiler are needed to configure", allow_module_level=True)
+
+
+def configure(folder: Path, value: str | None) -> tuple[int, str]:
+    (folder / "CMakeLists.txt").write_text(PROJECT)
+    command = ["cmake", "-S", str(folder), "-B", str(folder / "build")]
+    if value is not None:
+        command.append(f"-DGANKERNELS_CUDA={value}")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_off_is_a_build_without_cuda_that_says_so(tmp_path: Path) -> None:
+    code, said = configure(tmp_path, "off")
+    assert code == 0
+    assert "built=False asked=off" in said
+    assert "CUDA module not built: switched off" in said
+
+
+def test_auto_is_the_default_and_prints_one_reason(tmp_path: Path) -> None:
+    code, said = configure(tmp_path, None)
+    assert code == 0
+    assert "asked=auto" in said
+    assert said.count("gankernels: CUDA module not built: ") == 1
+
+
+def test_on_without_a_cuda_module_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    code, said = configure(tmp_path, "ON")
+    assert code != 0
+    assert "GANKERNELS_CUDA=on, but the CUDA module cannot be built: " in said
+    assert "Use GANKERNELS_CUDA=auto or off" in said
+
+
+@pytest.mark.parametrize("value", ["maybe", "1", "auto;on"])
+def test_another_value_is_an_error_that_names_the_three(value: str, tmp_path: Path) -> None:
+    code, said = configure(tmp_path, value)
+    assert code != 0
+    assert f"GANKERNELS_CUDA is '{value}'; expected auto, on or off" in said
+
+
+def test_a_broken_nvcc_is_a_reason_and_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "bin" / "nvcc"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin:{Path(shutil.which('cmake') or '').parent}")
+    monkeypatch.setenv("CUDACXX", str(fake))
+    code, said = configure(tmp_path, "auto")
+    assert code == 0
+    assert "nvcc was found when the package was built, but it does not work" in said
