@@ -32,6 +32,7 @@ from gankernels.ops import (
     mean,
     minimum,
     ones,
+    ones_like,
     rand,
     randn,
     set_conv_algorithm,
@@ -45,6 +46,7 @@ from gankernels.ops import (
     tensor,
     where,
     zeros,
+    zeros_like,
 )
 
 __version__ = "0.1.0"
@@ -76,6 +78,7 @@ __all__ = [
     "no_grad",
     "num_threads",
     "ones",
+    "ones_like",
     "ops",
     "optim",
     "rand",
@@ -92,6 +95,7 @@ __all__ = [
     "tensor",
     "where",
     "zeros",
+    "zeros_like",
 ]
 
 

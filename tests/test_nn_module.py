@@ -244,3 +244,14 @@ def test_the_printed_network_shows_its_arguments():
     assert "(0): Conv3d(1, 2, kernel_size=(3, 3, 3), stride=(1, 1, 1), padding=((1, 2), (0, 1), (1, 1)))" in text
     assert "(1): LeakyReLU(negative_slope=0.3)" in text
     assert "(2): Dropout(p=0.2)" in text
+
+
+def test_a_parameter_shares_its_array_unless_an_optimizer_could_not_change_it():
+    array = np.ones((2, 3))
+    assert nn.Parameter(array).data is array
+    for unfit in (array.T, np.broadcast_to(array[:1], (2, 3))):
+        p = nn.Parameter(gk.from_array(unfit))
+        p.grad = gk.tensor(np.ones(p.shape))
+        gk.optim.SGD([p], lr=1.0).step()
+        assert not p.detach().numpy().any()
+        assert unfit.all()

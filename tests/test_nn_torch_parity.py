@@ -256,3 +256,68 @@ def test_clip_grad_norm_is_torchs():
         close(before, tnn.utils.clip_grad_norm_(theirs.parameters(), 0.1, kind), 1e-12)
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             close(a.grad, b.grad, 1e-12)
+
+
+def test_two_passes_through_a_spectrally_normalised_critic_before_backward_are_torchs():
+    ours = nn.spectral_norm(nn.Linear(4, 3)).double()
+    theirs = tnn.utils.spectral_norm(tnn.Linear(4, 3)).double()
+    ours.load_state_dict(theirs.state_dict())
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(2, 5, 4))
+    (ours(gk.tensor(real)).square().mean() - ours(gk.tensor(fake)).square().mean()).backward()
+    (theirs(torch.tensor(real)).square().mean() - theirs(torch.tensor(fake)).square().mean()).backward()
+    close(ours.weight_orig.grad, theirs.weight_orig.grad, 1e-12)
+
+
+def critics():
+    """A convolutional critic with every layer that a gradient penalty may pass, ours and torch's."""
+    return [
+        lib.Sequential(
+            lib.Conv3d(1, 4, 3, padding=1),
+            lib.LeakyReLU(0.3),
+            lib.AvgPool3d(2),
+            lib.InstanceNorm3d(4, affine=True),
+            lib.ConvTranspose3d(4, 2, 2, 2),
+            lib.Tanh(),
+            lib.MaxPool3d(2),
+            lib.Flatten(),
+            lib.LayerNorm(16),
+            lib.Softplus(),
+            lib.Linear(16, 1),
+        )
+        for lib in (nn, tnn)
+    ]
+
+
+def test_the_gradient_of_a_wgan_gp_penalty_is_torchs_for_every_weight():
+    ours, theirs = critics()
+    theirs.double()
+    ours.double().load_state_dict(theirs.state_dict())
+    images = np.random.default_rng(3).normal(size=(3, 1, 4, 4, 4))
+    x, tx = gk.tensor(images, requires_grad=True), torch.tensor(images, requires_grad=True)
+    (slope,) = gk.grad(ours(x).sum(), x, create_graph=True)
+    (reference,) = torch.autograd.grad(theirs(tx).sum(), tx, create_graph=True)
+    (slope.reshape(3, -1).square().sum(1).sqrt() - 1.0).square().mean().backward()
+    (reference.reshape(3, -1).square().sum(1).sqrt() - 1.0).square().mean().backward()
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        expected = np.zeros(p.shape) if q.grad is None else q.grad.numpy()
+        found = np.zeros(p.shape) if p.grad is None else p.grad.numpy()
+        assert name.endswith("bias") or np.abs(expected).max() > 1e-6
+        close(found, expected, 1e-11)
+
+
+def test_a_batch_normalised_critic_has_torchs_penalty_gradient():
+    ours, theirs = (
+        lib.Sequential(lib.Linear(3, 5), lib.BatchNorm1d(5), lib.Sigmoid(), lib.Linear(5, 1)) for lib in (nn, tnn)
+    )
+    theirs.double()
+    ours.double().load_state_dict(theirs.state_dict())
+    points = np.random.default_rng(3).normal(size=(6, 3))
+    x, tx = gk.tensor(points, requires_grad=True), torch.tensor(points, requires_grad=True)
+    (slope,) = gk.grad(ours(x).sum(), x, create_graph=True)
+    (reference,) = torch.autograd.grad(theirs(tx).sum(), tx, create_graph=True)
+    slope.square().sum().backward()
+    reference.square().sum().backward()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        if q.grad is not None:
+            close(p.grad, q.grad, 1e-11)

@@ -12,7 +12,7 @@ from gankernels.autograd import Tensor
 from gankernels.nn.parameter import Parameter
 from gankernels.ops import update
 from gankernels.ops.common import cast
-from gankernels.ops.creation import from_array, tensor
+from gankernels.ops.creation import from_array, tensor, zeros_like
 
 __all__ = ["Handle", "IncompatibleKeys", "Module"]
 
@@ -271,7 +271,7 @@ class Module:
         """Forget the gradients, or fill them with zeros."""
         for p in self.parameters():
             if p.grad is not None:
-                p.grad = None if set_to_none else Tensor(np.zeros_like(p.grad.data))
+                p.grad = None if set_to_none else zeros_like(p.grad)
 
     def to(self, target: Any) -> Any:
         """Convert floating-point parameters and buffers in place to a dtype ("cpu" is accepted and changes nothing)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from gankernels.autograd import Tensor
 from gankernels.ops.creation import from_array
 
@@ -18,7 +16,7 @@ class Parameter(Tensor):
     Parameters
     ----------
     data : Tensor or array
-        Shared, not copied, where it is row-major.
+        Shared where it is row-major and writable, else copied.
     requires_grad : bool
         False freezes it.
     """
@@ -27,4 +25,5 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         source = data if isinstance(data, Tensor) else from_array(data)
-        super().__init__(np.ascontiguousarray(source.data) if source.ndim else source.data, requires_grad)
+        owned = source.data.flags.c_contiguous and source.data.flags.writeable
+        super().__init__(source.data if owned else source.data.copy(order="C"), requires_grad)

@@ -12,7 +12,7 @@ from gankernels.ops.conv import (
     local_conv,
     set_conv_algorithm,
 )
-from gankernels.ops.creation import from_array, full, ones, tensor, zeros
+from gankernels.ops.creation import from_array, full, ones, ones_like, tensor, zeros, zeros_like
 from gankernels.ops.gather import embedding, index_select
 from gankernels.ops.linalg import linear, matmul
 from gankernels.ops.norm import batch_norm, group_norm, instance_norm, layer_norm
@@ -115,6 +115,7 @@ __all__ = [
     "neg",
     "norm",
     "ones",
+    "ones_like",
     "pad",
     "permute",
     "pow",
@@ -146,4 +147,5 @@ __all__ = [
     "var",
     "where",
     "zeros",
+    "zeros_like",
 ]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor
-from gankernels.backends import get
+from gankernels.backends import backend_of, get
 from gankernels.ops.common import check_shape, extents
 
-__all__ = ["from_array", "full", "kept_dtype", "ones", "tensor", "zeros"]
+__all__ = ["from_array", "full", "kept_dtype", "ones", "ones_like", "tensor", "zeros", "zeros_like"]
 
 _KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_))
 
@@ -149,3 +149,15 @@ def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> 
 def ones(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
     """A tensor of ones; shape as ints or one tuple."""
     return full(shape[0] if len(shape) == 1 else shape, 1, dtype=dtype, requires_grad=requires_grad)
+
+
+def zeros_like(t: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros of t's shape and, unless another is given, dtype."""
+    array = backend_of(t.data).full(t.shape, 0, t.dtype if dtype is None else np.dtype(dtype))
+    return Tensor(array, requires_grad)
+
+
+def ones_like(t: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of ones of t's shape and, unless another is given, dtype."""
+    array = backend_of(t.data).full(t.shape, 1, t.dtype if dtype is None else np.dtype(dtype))
+    return Tensor(array, requires_grad)

@@ -11,7 +11,8 @@ from typing import Any
 
 from gankernels.autograd import Tensor
 from gankernels.ops import update
-from gankernels.optim.optimizer import Optimizer, zeros_like
+from gankernels.ops.creation import zeros_like
+from gankernels.optim.optimizer import Optimizer
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
 

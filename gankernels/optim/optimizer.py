@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
 from gankernels.autograd import Tensor
-from gankernels.ops.creation import tensor
+from gankernels.ops.creation import tensor, zeros_like
 
-__all__ = ["Optimizer", "zeros_like"]
-
-
-def zeros_like(p: Tensor) -> Tensor:
-    """Zeros of the parameter's shape and dtype."""
-    return Tensor(np.zeros_like(p.data))
+__all__ = ["Optimizer"]
 
 
 class Optimizer:
