@@ -185,7 +185,7 @@ def test_names_that_cannot_be_registered_are_refused():
     for name in ("", "a.b", 3):
         with pytest.raises(KeyError, match="non-empty string without a dot"):
             net.register_parameter(name, None)
-    with pytest.raises(KeyError, match="taken by a method"):
+    with pytest.raises(KeyError, match="taken by the class"):
         net.add_module("train", nn.ReLU())
     with pytest.raises(TypeError, match="must be a Parameter or None"):
         net.register_parameter("w", gk.ones(1))

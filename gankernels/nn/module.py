@@ -128,7 +128,7 @@ class Module:
             what = ("register_parameter", "register_buffer", "add_module")[kind]
             raise KeyError(f"{what}: the name must be a non-empty string without a dot, got {name!r}")
         if hasattr(type(self), name):
-            raise KeyError(f"{type(self).__name__}: the name {name!r} is taken by a method")
+            raise KeyError(f"{type(self).__name__}: the name {name!r} is taken by the class")
         for i, table in enumerate(tables):
             if i != kind:
                 table.pop(name, None)
