@@ -80,7 +80,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "quickstart", "--data", str(showers), "--dry-run", *SMALL]) == 0
     plan = capsys.readouterr().out
-    for part in ("[train]", "generator", "parameters", "sha256", "one epoch", "MB for one step"):
+    for part in ("[train]", "generator", "parameters", "sha256", "one epoch", "MB for a step"):
         assert part in plan
     assert list(tmp_path.iterdir()) == []
 

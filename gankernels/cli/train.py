@@ -68,6 +68,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything, train, generate, validate."""
+    from gankernels.cli.plan import summary
     from gankernels.gan import recipes
 
     with arguments_at_fault():
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         shutil.rmtree(directory, ignore_errors=True)  # nothing has been trained yet
         raise
     with closing(session):
+        print(summary(session), flush=True)
         return _train(request, session, directory, None, arguments)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.calo.files import ShowerFile, open_showers
+from gankernels.calo.held_out import training_attribute
 from gankernels.calo.metrics import score_terms
 from gankernels.calo.observables import observe
 from gankernels.calo.showers import Grid, Showers
@@ -181,7 +182,10 @@ class ShowerSession:
         generated = self._like(gan, self.held_out, 3)
         kind = "calochallenge" if generated.grid.axes == ("z", "alpha", "r") else "3dgan-angle"
         path = directory / "generated.h5"
-        write_showers(path, generated, kind=kind, attributes={"generator": "gankernels"})
+        data = self.config.data
+        trained_on = training_attribute(self._described["files"], data.validation_fraction, data.max_events)
+        attributes = {"generator": "gankernels", **trained_on}
+        write_showers(path, generated, kind=kind, attributes=attributes)
         result = validate(generated, self.held_out, out_dir=directory, seed=self.config.train.seed)
         return {"files": {"generated": path, "report": directory / "report.html"}, "table": result.table()}
 
