@@ -23,8 +23,8 @@ void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry
   path(x.volume(), y.volume(), w.volume(), g);
 }
 
-#define GK_INSTANTIATE(T)                                                                                  \
-  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);        \
+#define GK_INSTANTIATE(T)                                                                                     \
+  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);           \
   template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm); \
   template void conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);
 GK_INSTANTIATE(float)

@@ -1,6 +1,6 @@
 // Direct convolution with the batch in the vector lanes (Georganas et al., SC18, arXiv:1808.05567, block over channels;
-// here channels are few and images many). Every output vector is a sum over (input channel, tap) in that order, whatever
-// the batch, the lanes and the threads. conv and conv_transpose are the same gather, see lanes.hpp.
+// here channels are few and images many). Every output vector is a sum over (input channel, tap) in that order,
+// whatever the batch, the lanes and the threads. conv and conv_transpose are the same gather, see lanes.hpp.
 #include <algorithm>
 #include <vector>
 
@@ -34,9 +34,9 @@ struct ChannelBlock {
 // One combination of phases of the three axes: a dense convolution with the taps it needs.
 struct DensePhase {
   const Phase* axis[3];
-  int64_t outputs[3];           // of one sub-volume
-  std::vector<int64_t> cell;    // of every tap, in elements of the packed input
-  int64_t weights = 0;          // where its packed weights begin
+  int64_t outputs[3];         // of one sub-volume
+  std::vector<int64_t> cell;  // of every tap, in elements of the packed input
+  int64_t weights = 0;        // where its packed weights begin
 
   int64_t taps() const { return static_cast<int64_t>(cell.size()); }
 };
@@ -88,8 +88,14 @@ template <class T>
 class GatherConv {
  public:
   GatherConv(View<const T> in, View<T> out, Weights<T> w, int64_t groups, Axes axes)
-      : in_(in), out_(out), w_(w), groups_(groups), inputs_(in.shape[1] / groups), outputs_(out.shape[1] / groups),
-        axes_(std::move(axes)), table_(conv_table<T>()) {}
+      : in_(in),
+        out_(out),
+        w_(w),
+        groups_(groups),
+        inputs_(in.shape[1] / groups),
+        outputs_(out.shape[1] / groups),
+        axes_(std::move(axes)),
+        table_(conv_table<T>()) {}
 
   void run() {
     if (out_.size() == 0) return;
@@ -121,8 +127,8 @@ class GatherConv {
     plane_ = row_ * axes_[1].cells();
     channel_ = plane_ * axes_[0].cells();
     const int64_t channels = in_.shape[1], blocks = group.blocks(L), block_size = channels * channel_;
-    const int64_t per_round = std::max<int64_t>(
-        1, std::min<int64_t>(blocks, kPackedBytes / (block_size * static_cast<int64_t>(sizeof(T)))));
+    const int64_t per_round =
+        std::max<int64_t>(1, std::min<int64_t>(blocks, kPackedBytes / (block_size * static_cast<int64_t>(sizeof(T)))));
     Scratch<T> packed(per_round * block_size);
     std::vector<std::vector<Unit>> units(per_round);
     for (int64_t first = 0; first < blocks; first += per_round) {
@@ -166,8 +172,7 @@ class GatherConv {
   }
 
   T* weights_of(const DensePhase& phase, int64_t group, const ChannelBlock& block) {
-    return packed_weights_.data() + phase.weights + group * group_weights(phase) +
-           block.first * inputs_ * phase.taps();
+    return packed_weights_.data() + phase.weights + group * group_weights(phase) + block.first * inputs_ * phase.taps();
   }
 
   // (input, tap, tile) of one block of output channels
@@ -199,7 +204,8 @@ class GatherConv {
           for (const ChannelBlock& block : blocks_) {
             const int64_t least = channels_at_once(phase) < inputs_ ? kSharingRows : 1;
             const int64_t step = std::max(least, 1 + kTaskCycles / std::max<int64_t>(1, work * block.tile / 2));
-            for (int64_t r = 0; r < rows; r += step) tasks.push_back({&phase, g, &block, b, r, std::min(rows, r + step)});
+            for (int64_t r = 0; r < rows; r += step)
+              tasks.push_back({&phase, g, &block, b, r, std::min(rows, r + step)});
           }
       }
     parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
@@ -252,10 +258,11 @@ class GatherConv {
       const Unit& u = units[l];
       const int64_t od = u.start[0] + d, oh = u.start[1] + h;
       const bool inside = u.image >= 0 && od < pd.outputs && oh < ph.outputs;
-      target[l] = inside ? out_.data + u.image * out_.stride[0] + channel * out_.stride[1] +
-                               (pd.first + od * pd.every) * out_.stride[2] + (ph.first + oh * ph.every) * out_.stride[3] +
-                               (pw.first + u.start[2] * pw.every) * out_.stride[4]
-                         : nullptr;
+      target[l] = inside
+                      ? out_.data + u.image * out_.stride[0] + channel * out_.stride[1] +
+                            (pd.first + od * pd.every) * out_.stride[2] + (ph.first + oh * ph.every) * out_.stride[3] +
+                            (pw.first + u.start[2] * pw.every) * out_.stride[4]
+                      : nullptr;
       rows[l] = direct && inside ? target[l] : plain + l * width;
     }
     table_.deinterleave(line, L, width, rows);
@@ -284,14 +291,20 @@ class GatherConv {
 
 template <class T>
 void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
-  const Weights<T> weights{w.data, g.out_channels / g.groups * w.stride[0], w.stride[0], w.stride[1],
+  const Weights<T> weights{w.data,
+                           g.out_channels / g.groups * w.stride[0],
+                           w.stride[0],
+                           w.stride[1],
                            {w.stride[2], w.stride[3], w.stride[4]}};
   GatherConv<T>(x, y, weights, g.groups, gather_axes(g)).run();
 }
 
 template <class T>
 void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  const Weights<T> weights{w.data, g.out_channels / g.groups * w.stride[0], w.stride[1], w.stride[0],
+  const Weights<T> weights{w.data,
+                           g.out_channels / g.groups * w.stride[0],
+                           w.stride[1],
+                           w.stride[0],
                            {w.stride[2], w.stride[3], w.stride[4]}};
   GatherConv<T>(y, x, weights, g.groups, transposed_gather_axes(g)).run();
 }

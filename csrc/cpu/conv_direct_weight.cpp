@@ -1,6 +1,6 @@
-// The weights gradient of the direct convolution: images are lanes, so lanes are part of the sum. A tile of output channels
-// times taps runs over a few rows of y that stay in the first-level cache; lanes are added up at the end of a slab.
-// Tasks are (channel block, input channel) pairs times a number of slabs that the geometry fixes, added in order.
+// The weights gradient of the direct convolution: images are lanes, so lanes are part of the sum. A tile of output
+// channels times taps runs over a few rows of y that stay in the first-level cache; lanes are added up at the end of a
+// slab. Tasks are (channel block, input channel) pairs times a number of slabs that the geometry fixes, added in order.
 #include <algorithm>
 #include <vector>
 
@@ -25,21 +25,11 @@ struct ChannelBlock {
   int64_t offset;  // channels of packed y before it
 };
 
-// y as packed input of its own: every output reads itself.
-Axes identity_axes(const Axes& axes) {
-  Axes same;
-  for (int i = 0; i < 3; ++i) {
-    same[i].in = same[i].out = axes[i].out;
-    same[i].phases.push_back({0, 1, axes[i].out, {{0, 0, 0, 0, 0}}});
-  }
-  return same;
-}
-
 template <class T>
 class WeightSum {
  public:
   WeightSum(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g)
-      : x_(x), y_(y), w_(w), g_(g), axes_(gather_axes(g)), y_axes_(identity_axes(axes_)), table_(conv_table<T>()) {}
+      : x_(x), y_(y), w_(w), g_(g), axes_(gather_axes(g)), y_axes_(identity_axes(g)), table_(conv_table<T>()) {}
 
   void run() {
     if (w_.size() == 0) return;
@@ -101,7 +91,8 @@ class WeightSum {
           if (o < block.valid)
             pack_plane(y_, y_axes_, units[b], block.first + o, d, dst + o * L, int64_t(L) * block.tile);
           else
-            for (int64_t v = 0; v < axes_[1].sub * axes_[2].sub; ++v) std::fill_n(dst + (v * block.tile + o) * L, L, T(0));
+            for (int64_t v = 0; v < axes_[1].sub * axes_[2].sub; ++v)
+              std::fill_n(dst + (v * block.tile + o) * L, L, T(0));
       });
       parallel_for(slabs_ * block_count * inputs_, [&](int64_t i) {
         add_slab(x.get(), x_size, y.get(), y_size, y_channel, count, i / (block_count * inputs_),
@@ -120,7 +111,8 @@ class WeightSum {
     const int L = table_.lanes;
     const int64_t width = axes_[2].sub, height = axes_[1].sub, depth = axes_[0].sub;
     const int64_t y_row = width * block.tile * L;
-    const int64_t rows = std::max<int64_t>(1, std::min<int64_t>(height, kRowBytes / (y_row * static_cast<int64_t>(sizeof(T)))));
+    const int64_t rows =
+        std::max<int64_t>(1, std::min<int64_t>(height, kRowBytes / (y_row * static_cast<int64_t>(sizeof(T)))));
     const int64_t chunks = (height + rows - 1) / rows, visits = count * depth * chunks;
     const int64_t begin = visits * slab / slabs_, end = visits * (slab + 1) / slabs_;
     if (begin == end) return;
@@ -183,9 +175,9 @@ class WeightSum {
   Axes axes_, y_axes_;
   const ConvTable<T>& table_;
   std::vector<ChannelBlock> blocks_;
-  std::vector<int64_t> tap_;     // of every tap, in elements of w
-  std::vector<int64_t> cell_;    // of every tap, in elements of packed x
-  std::vector<T> sums_;          // (slab, channel block, input channel, tap, channel)
+  std::vector<int64_t> tap_;   // of every tap, in elements of w
+  std::vector<int64_t> cell_;  // of every tap, in elements of packed x
+  std::vector<T> sums_;        // (slab, channel block, input channel, tap, channel)
   int64_t inputs_ = 0, taps_ = 1, y_channels_ = 0, slabs_ = 1;
   int64_t row_ = 0, plane_ = 0, channel_ = 0;  // strides of packed x
 };

@@ -33,7 +33,10 @@ int64_t volume_offset(const View<T>& v, int64_t i) {
 struct Sizes {
   int64_t inputs, outputs, taps, rows, positions, block;  // channels per group; rows = inputs*taps
   explicit Sizes(const ConvGeometry& g)
-      : inputs(g.in_channels / g.groups), outputs(g.out_channels / g.groups), taps(g.taps()), rows(inputs * taps),
+      : inputs(g.in_channels / g.groups),
+        outputs(g.out_channels / g.groups),
+        taps(g.taps()),
+        rows(inputs * taps),
         positions(g.y_volume()),
         block(std::max<int64_t>(1, std::min(positions, kColumnElements / std::max<int64_t>(1, rows)))) {}
 };
@@ -56,8 +59,8 @@ void pack_weights(const View<const T>& w, int64_t group, const Sizes& s, T* dst)
 }
 
 template <class T>
-void make_columns(const View<const T>& x, const ConvGeometry& g, const Sizes& s, int64_t n, int64_t group, int64_t begin,
-                  int64_t count, T* cols) {
+void make_columns(const View<const T>& x, const ConvGeometry& g, const Sizes& s, int64_t n, int64_t group,
+                  int64_t begin, int64_t count, T* cols) {
   parallel_for(s.inputs, [&](int64_t c) {
     channel_columns(x.data + n * x.stride[0] + (group * s.inputs + c) * x.stride[1], x.stride + 2, g, begin,
                     begin + count, cols + c * s.taps * count, count, 1);
@@ -102,7 +105,8 @@ void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const Co
     if (n == 0 && begin == 0) pack_weights(w, group, s, weights.get());
     gather(y, n, group * s.outputs, s.outputs, begin, count, cotangent.get());
     matmul<T>(matrix<const T>(weights.get(), s.rows, s.outputs, 1, s.rows),
-              matrix<const T>(cotangent.get(), s.outputs, count, count, 1), matrix(cols.get(), s.rows, count, count, 1));
+              matrix<const T>(cotangent.get(), s.outputs, count, count, 1),
+              matrix(cols.get(), s.rows, count, count, 1));
     parallel_for(s.inputs, [&](int64_t c) {
       add_channel_columns(cols.get() + c * s.taps * count, count, 1, g, begin, begin + count,
                           x.data + n * x.stride[0] + (group * s.inputs + c) * x.stride[1], x.stride + 2);
@@ -120,7 +124,8 @@ void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvG
     make_columns(x, g, s, n, group, begin, count, cols.get());
     gather(y, n, group * s.outputs, s.outputs, begin, count, cotangent.get());
     matmul<T>(matrix<const T>(cotangent.get(), s.outputs, count, count, 1),
-              matrix<const T>(cols.get(), count, s.rows, 1, count), matrix(product.get(), s.outputs, s.rows, s.rows, 1));
+              matrix<const T>(cols.get(), count, s.rows, 1, count),
+              matrix(product.get(), s.outputs, s.rows, s.rows, 1));
     const T* from = product.get();
     for (int64_t o = 0; o < s.outputs; ++o)
       for (int64_t c = 0; c < s.inputs; ++c)

@@ -126,7 +126,7 @@ Axes transposed_gather_axes(const ConvGeometry& g) {
     a.in = g.y[i], a.out = g.x[i], a.t = 1;
     const int64_t s = g.stride[i];
     std::map<int64_t, Phase> phases;
-    for (int64_t k = g.kernel[i] - 1; k >= 0; --k) {  // ascending cells: the prefetchers follow
+    for (int64_t k = g.kernel[i] - 1; k >= 0; --k) {          // ascending cells: the prefetchers follow
       const int64_t shift = g.dilation[i] * k - g.pad_lo[i];  // x cell that output 0 of conv reads with this tap
       const int64_t first = floor_mod(shift, s);
       if (first >= a.out) continue;
@@ -138,6 +138,15 @@ Axes transposed_gather_axes(const ConvGeometry& g) {
       phase.taps.push_back({k, e, 0, 0, 0});
     }
     for (auto& entry : phases) a.phases.push_back(std::move(entry.second));
+  }
+  return axes;
+}
+
+Axes identity_axes(const ConvGeometry& g) {
+  Axes axes;
+  for (int i = 0; i < 3; ++i) {
+    axes[i].in = axes[i].out = g.y[i];
+    axes[i].phases.push_back({0, 1, g.y[i], {{0, 0, 0, 0, 0}}});
   }
   return axes;
 }
@@ -223,9 +232,9 @@ void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Uni
       const int64_t at_d = ad.t * unit.start[0] + ad.cell_at[d], at_h = ah.t * unit.start[1] + ah.cell_at[h];
       const bool inside = unit.image >= 0 && at_d >= 0 && at_d < ad.in && at_h >= 0 && at_h < ah.in;
       any = any || inside;
-      const T* row = inside ? in.data + unit.image * in.stride[0] + c * in.stride[1] + at_d * in.stride[2] +
-                                  at_h * in.stride[3]
-                            : nullptr;
+      const T* row =
+          inside ? in.data + unit.image * in.stride[0] + c * in.stride[1] + at_d * in.stride[2] + at_h * in.stride[3]
+                 : nullptr;
       if (direct) {
         rows[l] = inside && low < high ? row + (low + aw.cell_at[0]) : scratch.get();
       } else {
@@ -247,7 +256,8 @@ void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Uni
   }
 }
 
-template void pack_plane(const View<const float>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, float*, int64_t);
+template void pack_plane(const View<const float>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, float*,
+                         int64_t);
 template void pack_plane(const View<const double>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, double*,
                          int64_t);
 

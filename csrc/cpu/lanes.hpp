@@ -14,8 +14,8 @@
 namespace gk::cpu {
 
 struct Tap {
-  int64_t k;     // index into the kernel's axis
-  int64_t e;     // coordinate of the cell that output 0 reads
+  int64_t k;  // index into the kernel's axis
+  int64_t e;  // coordinate of the cell that output 0 reads
   // Set by Axis::lay_out: the same as a cell of the packed axis, and the outputs of a sub-volume that it serves; the
   // others, in every sub-volume, see only padding through it.
   int64_t cell, first, last;
@@ -29,9 +29,9 @@ struct Phase {
 };
 
 struct Axis {
-  int64_t in = 0;      // extent of the input
-  int64_t out = 0;     // extent of the output
-  int64_t t = 1;       // input cells between adjacent outputs
+  int64_t in = 0;   // extent of the input
+  int64_t out = 0;  // extent of the output
+  int64_t t = 1;    // input cells between adjacent outputs
   std::vector<Phase> phases;
 
   // The packed window of one sub-volume: its cells are the coordinates t*start + cell_at[i].
@@ -53,8 +53,9 @@ struct Axis {
 
 typedef std::array<Axis, 3> Axes;
 
-Axes gather_axes(const ConvGeometry& g);            // open slot y: in = x, out = y
+Axes gather_axes(const ConvGeometry& g);             // open slot y: in = x, out = y
 Axes transposed_gather_axes(const ConvGeometry& g);  // open slot x: in = y, out = x
+Axes identity_axes(const ConvGeometry& g);           // every output reads itself: y packed as it is
 
 // Images [first, first + images) in lanes: unit u is sub-volume u % cuts of image first + u / cuts.
 struct LaneGroup {
@@ -76,8 +77,8 @@ struct Unit {
 };
 std::vector<Unit> units_of_block(const LaneGroup& group, int64_t block, int lanes, const Axes& axes);
 
-// Packs channel c, window plane d of `in` (N, C, D, H, W): dst(cells of H, cells of W) of vectors `stride` elements apart,
-// zero outside `in`.
+// Packs channel c, window plane d of `in` (N, C, D, H, W): dst(cells of H, cells of W) of vectors `stride` elements
+// apart, zero outside `in`.
 template <class T>
 void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d, T* dst,
                 int64_t stride);
