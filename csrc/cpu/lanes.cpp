@@ -209,6 +209,19 @@ void zero_vectors(T* dst, int64_t stride, int64_t count, int lanes) {
   for (int64_t i = 0; i < count; ++i) std::fill_n(dst + i * stride, lanes, T(0));
 }
 
+enum class RowCopy {
+  straight,  // the cells lie in memory as wanted: rows are interleaved from the input
+  picked,    // whole input rows are interleaved, then cells picked as vectors (a stride along W)
+  by_lane    // every lane picks its own cells (lanes at different places of a row, gaps in memory)
+};
+
+template <class T>
+RowCopy row_copy(const View<const T>& in, const Axis& w) {
+  if (in.stride[4] != 1 || w.cuts != 1) return RowCopy::by_lane;
+  if (w.run == w.cells()) return RowCopy::straight;
+  return w.in <= 4 * w.cells() ? RowCopy::picked : RowCopy::by_lane;
+}
+
 }  // namespace
 
 template <class T>
@@ -218,12 +231,14 @@ void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Uni
   const Axis &ad = axes[0], &ah = axes[1], &aw = axes[2];
   const int L = table.lanes;
   const int64_t cells = aw.cells();
-  // The cells that are consecutive in memory, the same ones for every lane, are interleaved straight from the input.
-  const bool direct = in.stride[4] == 1 && aw.cuts == 1 && aw.run == cells;
-  const int64_t low = direct ? std::min(cells, std::max<int64_t>(0, -aw.cell_at[0])) : 0;
-  const int64_t high = direct ? std::max(low, std::min(cells, aw.in - aw.cell_at[0])) : cells;
-  Scratch<T> scratch((direct ? 1 : L) * cells);
-  std::fill_n(scratch.get(), cells, T(0));
+  const RowCopy mode = row_copy(in, aw);
+  const bool straight = mode == RowCopy::straight;
+  const int64_t low = straight ? std::min(cells, std::max<int64_t>(0, -aw.cell_at[0])) : 0;
+  const int64_t high = straight ? std::max(low, std::min(cells, aw.in - aw.cell_at[0])) : cells;
+  const int64_t first = straight && low < high ? low + aw.cell_at[0] : 0;  // of the input row
+  const int64_t length = mode == RowCopy::picked ? aw.in : cells;          // of a row before it is interleaved
+  Scratch<T> zeros(std::max<int64_t>(length, L)), copies(straight ? 1 : L * length);
+  std::fill_n(zeros.get(), std::max<int64_t>(length, L), T(0));
   std::vector<const T*> rows(L);
   for (int64_t h = 0; h < ah.cells(); ++h, dst += cells * stride) {
     bool any = false;
@@ -232,27 +247,28 @@ void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Uni
       const int64_t at_d = ad.t * unit.start[0] + ad.cell_at[d], at_h = ah.t * unit.start[1] + ah.cell_at[h];
       const bool inside = unit.image >= 0 && at_d >= 0 && at_d < ad.in && at_h >= 0 && at_h < ah.in;
       any = any || inside;
-      const T* row =
-          inside ? in.data + unit.image * in.stride[0] + c * in.stride[1] + at_d * in.stride[2] + at_h * in.stride[3]
-                 : nullptr;
-      if (direct) {
-        rows[l] = inside && low < high ? row + (low + aw.cell_at[0]) : scratch.get();
-      } else {
-        T* copy = scratch.get() + l * cells;
-        if (inside)
-          copy_row(row, in.stride[4], aw, aw.t * unit.start[2], copy);
-        else
-          std::fill_n(copy, cells, T(0));
-        rows[l] = copy;
+      rows[l] = zeros.get();
+      if (!inside) continue;
+      rows[l] = in.data + unit.image * in.stride[0] + c * in.stride[1] + at_d * in.stride[2] + at_h * in.stride[3] +
+                first * in.stride[4];
+      if (mode == RowCopy::by_lane) {
+        copy_row(rows[l], in.stride[4], aw, aw.t * unit.start[2], copies.get() + l * cells);
+        rows[l] = copies.get() + l * cells;
       }
     }
     if (!any) {
       zero_vectors(dst, stride, cells, L);
-      continue;
+    } else if (mode == RowCopy::picked) {
+      table.interleave(rows.data(), aw.in, copies.get(), L);
+      for (int64_t i = 0; i < cells; ++i) {
+        const int64_t at = aw.cell_at[i];
+        std::copy_n(at >= 0 && at < aw.in ? copies.get() + at * L : zeros.get(), L, dst + i * stride);
+      }
+    } else {
+      zero_vectors(dst, stride, low, L);
+      table.interleave(rows.data(), high - low, dst + low * stride, stride);
+      zero_vectors(dst + high * stride, stride, cells - high, L);
     }
-    zero_vectors(dst, stride, low, L);
-    table.interleave(rows.data(), high - low, dst + low * stride, stride);
-    zero_vectors(dst + high * stride, stride, cells - high, L);
   }
 }
 
