@@ -160,6 +160,30 @@ def test_extremes_and_their_positions_are_numpys(dtype: Any) -> None:
     assert gk.tensor(x).argmax().item() == x.argmax()
 
 
+STRIDED: list[Any] = [
+    lambda t: ops.batch_norm(t, None, None, training=True), lambda t: ops.instance_norm(t),
+    lambda t: ops.layer_norm(t, 5),
+    lambda t: ops.layer_norm(t, (4, 5)), lambda t: ops.group_norm(t, 2), lambda t: ops.softmax(t, 1),
+    lambda t: t.max(1)[0],
+    lambda t: t.amin((0, 2)), lambda t: t.sum(1), lambda t: ops.index_select(t, 1, [1, 0]),
+    lambda t: t @ t.transpose(1, 2),
+    lambda t: ops.linear(t, gk.ones(3, 5, dtype=np.float64)), lambda t: t.logsumexp(0), lambda t: t.reshape(2, 20),
+    lambda t: ops.batch_norm(t[:, :, :1], None, None, training=True), lambda t: t.reshape(8, 5)[[3, 1]],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", range(len(STRIDED)))
+def test_strided_tensors_give_what_their_copies_give_also_backwards(index: int) -> None:
+    f = STRIDED[index]
+    for view in (normal(10, 4, 2).transpose(2, 1, 0)[:, ::-1, ::2], np.broadcast_to(normal(4, 1), (2, 4, 5))):
+        strided, copied = gk.from_array(view, requires_grad=True), gk.tensor(view, requires_grad=True)
+        y, e = f(strided), f(copied)
+        assert_close(y.detach().numpy(), e.detach().numpy(), 1e-13)
+        ct = normal(*y.shape[::-1], seed=3).transpose()
+        (gy,), (ge,) = gk.grad(y, strided, gk.from_array(ct)), gk.grad(e, copied, gk.tensor(ct))
+        assert_close(gy.numpy(), ge.numpy(), 1e-9 * (1 + np.abs(ge.numpy()).max()))
+
+
 def test_ties_share_the_gradient_of_an_extreme_over_all_but_not_along_one_axis() -> None:
     x = gk.tensor([[1.0, 3.0, 3.0], [3.0, 0.0, 1.0]], requires_grad=True)
     third = np.float32(1) / np.float32(3)

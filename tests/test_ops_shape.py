@@ -56,6 +56,15 @@ def test_basic_indexing_shares_memory() -> None:
     assert np.shares_memory(t[1:, 0].numpy(), t.numpy())
 
 
+def test_adding_and_removing_axes_of_one_shares_memory_at_any_strides() -> None:
+    t = gk.tensor(normal(3, 4)).T
+    assert np.shares_memory(t.unsqueeze(1).numpy(), t.numpy())
+    assert np.shares_memory(t.reshape(1, 4, 1, 3).numpy(), t.numpy())
+    assert t.contiguous().data.flags.c_contiguous
+    assert not np.shares_memory(t.contiguous().numpy(), t.numpy())
+    assert_same_bits(t.reshape(2, 6).numpy(), t.numpy().reshape(2, 6))
+
+
 def test_iteration_goes_over_the_first_axis() -> None:
     x = normal(3, 2)
     assert [row.tolist() for row in gk.tensor(x)] == x.tolist()

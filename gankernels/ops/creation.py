@@ -21,7 +21,7 @@ def kept_dtype(op: str, dtype: Any) -> Any:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found not in _KEPT:
+    if found is None or found not in _KEPT:  # np.dtype(np.float64) == None holds
         raise TypeError(f"{op}: dtype {dtype!r} is not supported; use float32, float64, int64 or bool")
     return found
 
@@ -107,7 +107,9 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
     check_shape("tensor", array.shape)
     if dtype is not None and array.dtype.kind not in "biuf":
         raise TypeError(f"tensor: cannot convert data of dtype {array.dtype} to {wanted}")
-    return Tensor(backend.from_host(np.array(array, dtype=wanted, order="C")), requires_grad)
+    copied = get("cpu").empty(array.shape, wanted)
+    np.copyto(copied, array, casting="unsafe")
+    return Tensor(backend.from_host(copied), requires_grad)
 
 
 def from_array(array: Any, requires_grad: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
-from gankernels.ops.common import axis_index, check_float, contiguous, empty_like
+from gankernels.ops.common import axis_index, check_float, empty_like
 
 __all__ = ["advanced_index", "embedding", "index_select"]
 
@@ -49,12 +49,15 @@ def _positions(op: str, index: Any, count: int) -> Any:
 
 def index_select(x: Tensor, dim: int, index: Any) -> Tensor:
     """The slices of x at the positions `index` (a 1-D integer array) along an axis; differentiable."""
-    axis = axis_index("index_select", dim, x.ndim)
     if _host_index(index).ndim != 1:
         raise ValueError(f"index_select: the index must have one axis, got shape {_host_index(index).shape}")
+    return _select("index_select", x, axis_index("index_select", dim, x.ndim), index)
+
+
+def _select(op: str, x: Tensor, axis: int, index: Any) -> Tensor:
+    where = _positions(op, index, x.shape[axis])
     if x.dtype.kind != "f":
-        return Tensor(np.take(x.data, _positions("index_select", index, x.shape[axis]), axis))
-    where = _positions("index_select", index, x.shape[axis])
+        return Tensor(np.take(x.data, where, axis))
     order = [axis, *(i for i in range(x.ndim) if i != axis)]
     rest = tuple(x.shape[i] for i in order[1:])
     table = x.permute(*order).reshape(x.shape[axis], prod(rest))
@@ -85,10 +88,7 @@ def advanced_index(x: Tensor, key: Any) -> Tensor:
         merged = prod(chosen.shape)
         x = x.reshape(*x.shape[:axis], merged, *x.shape[axis + chosen.ndim :])
         chosen = np.flatnonzero(chosen)
-    if x.dtype.kind != "f":
-        return Tensor(contiguous(np.take(x.data, _positions("index", chosen, x.shape[axis]), axis).reshape(
-            *x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])))  # fmt: skip
-    picked = index_select(x, axis, chosen.reshape(-1))
+    picked = _select("index", x, axis, chosen.reshape(-1))
     return picked.reshape(*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
 from gankernels.ops.bias import with_bias
-from gankernels.ops.common import check_float, empty_like
+from gankernels.ops.common import as_tensor, check_float, empty_like
 from gankernels.ops.shape import broadcast_to
 
 __all__ = ["linear", "matmul"]
@@ -39,6 +39,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     a : Tensor (K,) or (*batch, M, K)
     b : Tensor (K,) or (*batch, K, N)
     """
+    a, b = as_tensor("matmul", "a", a), as_tensor("matmul", "b", b)
     check_float("matmul", a=a, b=b)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: expected at least one axis on both sides, got shapes {a.shape} and {b.shape}")

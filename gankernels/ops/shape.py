@@ -29,11 +29,13 @@ __all__ = [
 
 
 # ---- reshape, permute ----------------------------------------------------------------------------------------------
-_reshape = Form(
-    "reshape",
-    x=lambda y, p: contiguous(y).reshape(p[0]),
-    y=lambda x, p: contiguous(x).reshape(p[1]),
-)
+def _reshaped(x: Any, shape: tuple[int, ...]) -> Any:
+    if [n for n in x.shape if n != 1] == [n for n in shape if n != 1]:
+        return x.reshape(shape)  # only axes of extent 1 come or go: a view at any strides
+    return contiguous(x).reshape(shape)
+
+
+_reshape = Form("reshape", x=lambda y, p: _reshaped(y, p[0]), y=lambda x, p: _reshaped(x, p[1]))
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:

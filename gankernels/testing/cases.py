@@ -126,7 +126,7 @@ _TRANSPOSE_EDGES = [
     _case("2d gaps", "conv_transpose", (2, 2, 3, 3), (2, 3, 1, 2), stride=(3, 4), output_padding=(2, 1)),
     _case("2d same", "conv_transpose", (2, 3, 4, 3), (3, 2, 5, 4), stride=2, padding="same"),
     _case("3d up", "conv_transpose", (2, 3, 3, 2, 4), (3, 2, 4, 4, 3), stride=(2, 2, 1), padding=1),
-    _case("3d uneven", "conv_transpose", (1, 4, 2, 3, 2), (4, 1, 2, 2, 3), stride=(2, 1, 3),
+    _case("3d up, uneven", "conv_transpose", (1, 4, 2, 3, 2), (4, 1, 2, 2, 3), stride=(2, 1, 3),
           padding=((0, 1), (1, 0), (0, 0)), groups=2, dilation=(1, 2, 1)),
 ]  # fmt: skip
 
