@@ -228,6 +228,13 @@ def test_no_grad_is_a_context_and_a_decorator() -> None:
     assert (x * 2.0).requires_grad
 
 
+def test_one_no_grad_may_be_entered_twice() -> None:
+    block = gk.no_grad()
+    with block, block:
+        assert not is_recording()
+    assert is_recording()
+
+
 def test_no_grad_ends_with_an_exception() -> None:
     with pytest.raises(KeyError), gk.no_grad():
         raise KeyError

@@ -141,6 +141,21 @@ def test_integer_inputs_give_equal_bits_on_every_isa_thread_count_and_algorithm(
             assert_same_bits(t.numpy() + 0.0, e + 0.0, f"{name} on {isa}, {threads} threads, {algorithm}")
 
 
+@pytest.mark.parametrize("case", cases("conv", "full"), ids=str)
+def test_the_layers_of_3dgan_give_equal_bits_for_integers_by_both_algorithms(case: Case) -> None:
+    x, w = (a[:3] if i == 0 else a for i, a in enumerate(case.inputs(np.float32, integers=True)))  # three images
+    found = []
+    for algorithm in ALGORITHMS:
+        ops.set_conv_algorithm(algorithm)
+        tx, tw = gk.tensor(x, requires_grad=True), gk.tensor(w, requires_grad=True)
+        y = ops.conv(tx, tw, **case.arguments)
+        ct = gk.tensor(np.random.default_rng(1).integers(-3, 4, y.shape).astype(np.float32))
+        found.append([y.detach(), *gk.grad(y, [tx, tw], ct)])
+    for name, a, b in zip("yxw", *found, strict=True):
+        assert float(np.abs(a.numpy()).max()) < 2**24  # every partial sum was exact
+        assert_same_bits(a.numpy() + 0.0, b.numpy() + 0.0, name)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_results_do_not_depend_on_the_thread_count(algorithm: str) -> None:
     ops.set_conv_algorithm(algorithm)

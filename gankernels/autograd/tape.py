@@ -37,11 +37,11 @@ class no_grad:
     """Context manager and decorator: nothing inside is recorded."""
 
     def __enter__(self) -> None:
-        self._before = is_recording()
+        _state.__dict__.setdefault("before", []).append(is_recording())  # a stack: one object may be entered twice
         _state.recording = False
 
     def __exit__(self, *_: object) -> None:
-        _state.recording = self._before
+        _state.recording = _state.before.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorate a function."""

@@ -31,7 +31,7 @@ MAX_AXES = 8  # gk::kMaxRank
 
 def is_scalar(value: Any) -> bool:
     """True for a Python or NumPy number, which adapts to the dtype of the tensor beside it."""
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, np.ndarray)
+    return isinstance(value, (int, float, np.integer, np.floating, np.bool_))
 
 
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
