@@ -23,8 +23,8 @@ class ShowerGAN(GAN):
     Parameters
     ----------
     grid : Grid
-    scale : float
-        Multiplies energies before the power.
+    scale : float or array (grid.shape)
+        Multiplies energies before the power; an array has a number for each cell.
     power : float
         Below 1 it brings small and large cells closer together; inverted on the way back.
     relative : bool
@@ -39,14 +39,14 @@ class ShowerGAN(GAN):
         self,
         grid: Grid,
         *,
-        scale: float = 1.0,
+        scale: float | Array = 1.0,
         power: float = 1.0,
         relative: bool = False,
         threshold_gev: float = 1e-6,
         condition_names: tuple[str, ...] = (),
     ) -> None:
         self.grid = grid
-        self.scale = scale
+        self.scale = np.asarray(scale, dtype=np.float32)
         self.power = power
         self.relative = relative
         self.threshold_gev = threshold_gev
@@ -63,7 +63,7 @@ class ShowerGAN(GAN):
 
     def to_batch(self, showers: Showers) -> Batch:
         """Showers as the networks see them."""
-        cells = showers.cells_gev * np.float32(self.scale)
+        cells = showers.cells_gev * self.scale
         if self.relative:
             cells /= showers.energy_gev.reshape(-1, 1, 1, 1)
         if self.power != 1.0:
@@ -75,7 +75,7 @@ class ShowerGAN(GAN):
         cells = np.maximum(images.detach().numpy()[:, 0], 0.0)
         if self.power != 1.0:
             cells = np.power(cells, np.float32(1.0 / self.power))
-        cells = cells / np.float32(self.scale)
+        cells = cells / self.scale
         if self.relative:
             cells = cells * energy_gev.reshape(-1, 1, 1, 1).astype(np.float32)
         cells[cells < self.threshold_gev] = 0.0
@@ -84,7 +84,7 @@ class ShowerGAN(GAN):
     def linear(self, images: Tensor, conditions: Conditions) -> Tensor:
         """Cells in GeV from images, as an operation: for sums of energy in losses."""
         cells = images if self.power == 1.0 else (images + 1e-12) ** (1.0 / self.power)
-        cells = cells * (1.0 / self.scale)
+        cells = cells * from_array(1.0 / self.scale)
         return cells * conditions["energy"].reshape(-1, 1, 1, 1, 1) if self.relative else cells
 
     def generate_showers(

@@ -2,8 +2,8 @@
 
 What it keeps of 3DGAN: nearest upsampling and 3-D convolutions with LeakyReLU 0.3 and batch norm, a last 2x2x2
 convolution and ReLU, the summed energy as a quantity the discriminator sees. What it changes so that minutes suffice:
-cells are (energy / incident energy)^0.5, both networks are told ln(energy), and the discriminator also reads the
-profiles along the three axes (as CaloGAN's reads its layer energies, arXiv 1712.10321).
+cells are (energy / incident energy / mean of that cell)^0.5, both networks are told ln(energy), and the discriminator
+also reads the profiles along the three axes (as CaloGAN's reads its layer energies, arXiv 1712.10321).
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from gankernels.gan.config import option
 from gankernels.gan.losses import LossConfig
 from gankernels.gan.model import Conditions, Scores
 from gankernels.gan.recipes.base import Recipe, Request
+from gankernels.gan.recipes.keras_layers import LEAK, norm
 from gankernels.gan.recipes.session import DataConfig, ShowerSession, grid_of
 from gankernels.gan.settings import OptimizerConfig, TrainerConfig
 from gankernels.gan.showers import ShowerGAN
-from gankernels.ops import Generator, abs, cat, from_array, log, log1p, sign, square
+from gankernels.ops import Generator, abs, cat, clamp, exp, from_array, log, log1p, sign, sqrt, square
 from gankernels.ops import sum as total
 
-__all__ = ["Discriminator", "Quickstart", "ShowerGenerator", "recipe"]
+# ln|v| of a standard normal v has the mean -(ln 2 + Euler's constant) / 2
+_LOG_NORMAL_SHIFT = 0.5 * (np.log(2.0) + np.euler_gamma)
 
-LEAK = 0.3
+__all__ = ["Discriminator", "Quickstart", "ShowerGenerator", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class ModelConfig:
 
     latent: int = option(32, "numbers of noise")
     channels: int = option(16, "channels of the convolutions at full resolution, twice as many below")
-    power: float = option(0.5, "cells are (energy / incident energy * scale) to this power")
-    scale: float = option(30.0, "see power")
+    power: float = option(0.5, "cells are (energy / incident energy / mean of that cell) to this power")
+    floor: float = option(1e-3, "smallest mean of a cell, relative to the largest")
 
     def __post_init__(self) -> None:
-        if min(self.latent, self.channels) < 1 or not 0.0 < self.power <= 1.0 or self.scale <= 0.0:
-            raise ValueError("model: latent and channels must be at least 1, power in (0, 1], scale above 0")
+        if min(self.latent, self.channels) < 1 or not 0.0 < self.power <= 1.0 or not 0.0 < self.floor <= 1.0:
+            raise ValueError("model: latent and channels must be at least 1, power and floor in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(
-            batch=64,
-            epochs=40,
+            batch=32,
+            epochs=20,
             ema_decay=0.995,
             lr_schedule="cosine",
             d_optimizer=OptimizerConfig("adam", 5e-4, beta1=0.0, beta2=0.99),
             g_optimizer=OptimizerConfig("adam", 5e-4, beta1=0.0, beta2=0.99),
-            losses=LossConfig(r1=0.5, r1_interval=8),
+            losses=LossConfig(r1=0.01, r1_interval=4),
         )
     )
 
@@ -80,18 +82,18 @@ class ShowerGenerator(nn.Module):
         width = channels * factor
         self.width = width
         self.dense = nn.Linear(inputs, width * prod(self.start), generator=rng)
-        layers: list[Any] = [nn.BatchNorm3d(width), nn.LeakyReLU(LEAK)]
+        layers: list[Any] = [norm(width), nn.LeakyReLU(LEAK)]
         for _ in range(stages):
             layers += [
                 nn.Conv3d(width, width // 2, 3, padding="same", generator=rng),
-                nn.BatchNorm3d(width // 2),
+                norm(width // 2),
                 nn.LeakyReLU(LEAK),
                 nn.Upsample(scale_factor=2),
             ]
             width //= 2
         layers += [
             nn.Conv3d(width, width // 2, 3, padding="same", generator=rng),
-            nn.BatchNorm3d(width // 2),
+            norm(width // 2),
             nn.LeakyReLU(LEAK),
             nn.Conv3d(width // 2, 1, 2, generator=rng),
             nn.ReLU(),
@@ -118,7 +120,7 @@ class Discriminator(nn.Module):
             extents, width = tuple((n - 1) // 2 + 1 for n in extents), wider
         self.body = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Sequential(
-            nn.Linear(width * prod(extents) + sum(shape) + 3 + labels, 128, generator=rng),
+            nn.Linear(width * prod(extents) + sum(shape) + 10 + labels, 128, generator=rng),
             nn.LeakyReLU(LEAK),
             nn.Linear(128, 1, generator=rng),
         )
@@ -139,7 +141,7 @@ class Quickstart(ShowerGAN):
     def __init__(self, grid: Grid, config: ModelConfig, described: dict[str, Any], seed: int) -> None:
         labels = tuple(described["condition_names"])
         super().__init__(
-            grid, scale=config.scale, power=config.power, relative=True,
+            grid, scale=1.0 / np.asarray(described["cell_means"]), power=config.power, relative=True,
             threshold_gev=described["threshold_gev"], condition_names=labels,
         )  # fmt: skip
         rng = Generator(seed)
@@ -147,7 +149,9 @@ class Quickstart(ShowerGAN):
         self.label_moments = described["label_moments"]
         mean, deviation = (np.asarray(v, dtype=np.float32) for v in described["profile_moments"])
         self.profile_shift, self.profile_scale = from_array(-mean / deviation), from_array(1.0 / deviation)
-        count = 1 + len(labels)
+        self.cell_means = from_array(1.0 / self.scale)
+        self.response_mean, self.response_width, self.response_range = described["response"]
+        count = len(self.label_moments)
         self.generator = ShowerGenerator(config.latent + count, grid.shape, config.channels, rng)
         self.discriminator = Discriminator(grid.shape, count, config.channels, rng)
 
@@ -159,42 +163,95 @@ class Quickstart(ShowerGAN):
             columns.append(((values - mean) * (1.0 / deviation)).reshape(-1, 1))
         return cat(columns, 1)
 
+    def linear_fraction(self, images: Tensor) -> Tensor:
+        """Cells as parts of the incident energy."""
+        linear = square(images) if self.power == 0.5 else (images + 1e-12) ** (1.0 / self.power)
+        return linear * self.cell_means
+
     def generate(self, noise: Tensor, conditions: Conditions) -> Tensor:
         """Noise and labels to images."""
-        return self.generator(cat([noise, self.labels(conditions)], 1))
+        x = self.generator(cat([noise, self.labels(conditions)], 1))
+        linear = square(x) * self.cell_means if self.power == 0.5 else self.linear_fraction(x)
+        wanted = self.response(noise, conditions) / (total(linear, (1, 2, 3, 4)) + 1e-9)
+        return x * (wanted**self.power).reshape(-1, 1, 1, 1, 1)
+
+    def response(self, noise: Tensor, conditions: Conditions) -> Tensor:
+        """Deposited / incident energy of each shower: mean and width of the training data at that energy, the first
+        number of the noise tells where in the width; (N,)."""
+        ln_e = log(conditions["energy"])
+        mean, width = (_polynomial(c, ln_e) for c in (self.response_mean, self.response_width))
+        return clamp(
+            mean + exp(width) * noise[:, 0], min=0.1 * min(self.response_range), max=2.0 * max(self.response_range)
+        )
 
     def discriminate(self, images: Tensor, conditions: Conditions) -> Scores:
         """One logit; the profiles are standardised and compressed by sign(v) ln(1 + |v|)."""
-        v = profiles(images, self.power) * self.profile_scale + self.profile_shift
+        v = profiles(images, self.linear_fraction(images)) * self.profile_scale + self.profile_shift
         return Scores(self.discriminator(images, sign(v) * log1p(abs(v)), self.labels(conditions)))
 
 
-def profiles(images: Tensor, power: float) -> Tensor:
-    """What a physicist would look at first: the energy in every slice along each axis, the sum of all cells, and the
-    sums of the cells and of their squares in the network's units; (N, X + Y + Z + 3)."""
-    cells = images[:, 0]
-    linear = square(cells) if power == 0.5 else (cells + 1e-12) ** (1.0 / power)
-    along = [total(linear, dim) for dim in ((2, 3), (1, 3), (1, 2))]
-    sums = [total(v, (1, 2, 3)).reshape(-1, 1) for v in (linear, cells, square(linear))]
-    return cat([*along, *sums], 1)
+def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
+    """Horner's scheme, highest power first."""
+    y = x * 0.0 + coefficients[0]
+    for c in coefficients[1:]:
+        y = y * x + c
+    return y
+
+
+def profiles(images: Tensor, fractions: Tensor) -> Tensor:
+    """What a physicist would look at first: the energy in every slice along each axis, its mean and width there, the
+    sum of all cells and of their squares, the sum in the network's units and how many cells are hit (softly);
+    (N, X + Y + Z + 10).
+
+    fractions : Tensor (N, 1, X, Y, Z)
+        Cells as parts of the incident energy.
+    """
+    cells = fractions[:, 0]
+    along = [total(cells, dim) for dim in ((2, 3), (1, 3), (1, 2))]
+    seen = images[:, 0]
+    sums = [total(v, (1, 2, 3)).reshape(-1, 1) for v in (cells, square(cells), seen, seen / (seen + 0.1))]
+    moments = []
+    for slices in along:
+        position = from_array(np.linspace(-1.0, 1.0, slices.shape[1], dtype=np.float32))
+        whole = total(slices, 1, True) + 1e-9
+        centre = total(slices * position, 1, True) / whole
+        moments += [centre, sqrt(total(slices * square(position - centre), 1, True) / whole + 1e-6)]
+    return cat([*along, *sums, *moments], 1)
 
 
 def _measure(showers: Showers, config: Config) -> dict[str, Any]:
     """Moments of the training data that the networks are scaled by."""
     labels = {"energy": np.log(showers.energy_gev), **showers.conditions}
-    cells = np.power(
-        showers.cells_gev * (config.model.scale / showers.energy_gev[:, None, None, None]), config.model.power
-    )
-    seen = np.concatenate([profiles(from_array(cells[i : i + 256, None]), config.model.power).numpy()
-                           for i in range(0, len(cells), 256)])  # fmt: skip
+    fractions = showers.cells_gev / showers.energy_gev[:, None, None, None]
+    means = fractions.mean(axis=0, dtype=np.float64)
+    means = np.maximum(means, config.model.floor * means.max())
+    parts: list[Any] = []
+    for i in range(0, len(fractions), 256):
+        piece = fractions[i : i + 256, None]
+        images = np.power(piece / means, config.model.power, dtype=np.float32)
+        parts.append(profiles(from_array(images), from_array(piece)).numpy())
+    seen = np.concatenate(parts)
     deviation = seen.std(axis=0)
     constant = [name for name, v in labels.items() if v.std() == 0.0]
     return {
         "label_moments": {k: [float(v.mean()), float(v.std())] for k, v in labels.items() if k not in constant},
         "condition_names": [name for name in showers.conditions if name not in constant],
+        "response": _response(labels["energy"], fractions.sum(axis=(1, 2, 3), dtype=np.float64)),
+        "cell_means": means.tolist(),
         "profile_moments": [seen.mean(axis=0).tolist(), np.maximum(deviation, 1e-3 * deviation.max()).tolist()],
         "threshold_gev": readout_threshold_gev(showers),
     }
+
+
+def _response(ln_e: Any, response: Any) -> list[list[float]]:
+    """Cubic polynomials in ln(E / GeV) for the mean of deposited / incident energy and for the logarithm of its width,
+    and the smallest and largest value seen."""
+    degree = 3 if np.ptp(ln_e) > 0.1 else 0
+    mean = np.polyfit(ln_e, response, degree)
+    off = np.abs(response - np.polyval(mean, ln_e))
+    width = np.polyfit(ln_e, np.log(np.maximum(off, 1e-6 * response.mean())), min(degree, 1))
+    width[-1] += _LOG_NORMAL_SHIFT
+    return [mean.tolist(), width.tolist(), [float(response.min()), float(response.max())]]
 
 
 def _build(config: Config, described: dict[str, Any]) -> Quickstart:

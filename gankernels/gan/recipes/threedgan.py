@@ -162,7 +162,7 @@ class ThreeDGAN(ShowerGAN):
     def targets(self, conditions: Conditions) -> dict[str, Tensor]:
         """What an image of these conditions should show."""
         energy = conditions["energy"].numpy()
-        total = np.polyval(self.response, energy / 100.0) * energy * self.scale
+        total = np.polyval(self.response, energy / 100.0) * energy * float(self.scale)
         targets = {"energy": conditions["energy"] * 0.01, "sum": from_array(total.astype(np.float32))}
         if self.condition_names:
             targets["angle"] = conditions["theta_rad"]

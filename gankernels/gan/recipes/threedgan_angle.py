@@ -153,7 +153,7 @@ class AngleGAN(ShowerGAN):
     def to_batch(self, showers: Showers) -> Batch:
         """As ShowerGAN's; the summed energy and the counts of cells are labels too, for the losses of fakes."""
         batch = super().to_batch(showers)
-        batch.conditions["sum"] = image_sum(self.linear(batch.images, batch.conditions)) * self.scale
+        batch.conditions["sum"] = image_sum(self.linear(batch.images, batch.conditions)) * float(self.scale)
         if "bins" in self.auxiliary:
             batch.conditions["bins"] = self._bins(batch.images)
         return batch
@@ -169,7 +169,7 @@ class AngleGAN(ShowerGAN):
     def discriminate(self, images: Tensor, conditions: Conditions) -> Scores:
         """Validity, energy / 100 GeV, and what is measured on the image: its angle, its sum, its counts of cells."""
         validity, energy = self.discriminator(images)
-        linear = self.linear(images, conditions) * self.scale
+        linear = self.linear(images, conditions) * float(self.scale)
         estimates = {"energy": energy.reshape(-1), "angle": measured_angle(linear), "sum": image_sum(linear)}
         if "bins" in self.auxiliary:
             estimates["bins"] = self._bins(images)
