@@ -91,11 +91,14 @@ class ShowerGenerator(nn.Module):
                 nn.Upsample(scale_factor=2),
             ]
             width //= 2
+        last = nn.Conv3d(width // 2, 1, 2, generator=rng)
+        if last.bias is not None:
+            nn.init.constant_(last.bias, 1.0)  # training starts from the mean shower, not from empty cells
         layers += [
             nn.Conv3d(width, width // 2, 3, padding="same", generator=rng),
             norm(width // 2),
             nn.LeakyReLU(LEAK),
-            nn.Conv3d(width // 2, 1, 2, generator=rng),
+            last,
             nn.ReLU(),
         ]
         self.body = nn.Sequential(*layers)
