@@ -18,7 +18,8 @@ try:
 except ImportError as error:
     raise ImportError(
         "gankernels: the compiled module gankernels._cpu is missing or does not load "
-        f"({error}); a source checkout must be installed first: pip install ."
+        f"({error}). Python found a source checkout; start it in another folder once the package is installed: "
+        "pip install ."
     ) from None
 
 from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
@@ -67,8 +68,8 @@ lerp = native.lerp
 
 
 def _fit(a: Array, y: Array) -> Array:
-    """a as a view of y's shape."""
-    return a if a.shape == y.shape else np.broadcast_to(a, y.shape)
+    """a (NumPy scalars too) as a view of y's shape."""
+    return a if type(a) is np.ndarray and a.shape == y.shape else np.broadcast_to(a, y.shape)
 
 
 def unary(op: str, x: Array, y: Array, p: float = 0.0, q: float = 0.0) -> None:
