@@ -324,6 +324,12 @@ def test_a_generator_continues_from_its_state() -> None:
     assert_same_bits(g.uniform((9,)).numpy(), first)
     assert first.min() >= 0
     assert first.max() < 1
+    after = g.offset
+    second = g.uniform((9,)).numpy()
+    assert not set(first.tolist()) & set(second.tolist())
+    assert_same_bits(gk.Generator(7, after).uniform((9,)).numpy(), second)
+    x = gk.ones(50)
+    assert not np.array_equal(ops.dropout(x, 0.5, generator=g).numpy(), ops.dropout(x, 0.5, generator=g).numpy())
     big = gk.Generator(1).normal((100_000,), np.float64).numpy()
     assert abs(big.mean()) < 5 / math.sqrt(1e5)
     assert abs(big.std() - 1) < 5 / math.sqrt(2e5)
