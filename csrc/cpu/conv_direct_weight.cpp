@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kPackedBytes = int64_t(32) << 20;  // packed x and y held at a time, where one block is smaller
 constexpr int64_t kRowBytes = 28 << 10;              // rows of y per pass over the taps
 constexpr int64_t kTapsAtOnce = 192;                 // partial sums of a task: 96 KiB in vectors of 64 bytes
+constexpr int64_t kSumBytes = 256 << 10;             // up to here one task sums for all input channels
 constexpr int64_t kTasks = 64;                       // wanted where there are fewer pairs than this
 
 struct ChannelBlock {
@@ -46,12 +47,15 @@ class WeightSum {
         y_channels_ += tile;
         o += tile;
       }
-    const int64_t pairs = static_cast<int64_t>(blocks_.size()) * inputs_;
+    const int64_t sum_bytes = taps_ * blocks_[0].tile * table_.lanes * static_cast<int64_t>(sizeof(T));
+    inputs_at_once_ = taps_ <= kTapsAtOnce && inputs_ * sum_bytes <= kSumBytes ? inputs_ : 1;
+    const int64_t pairs = static_cast<int64_t>(blocks_.size()) * (inputs_ / inputs_at_once_);
     slabs_ = pairs >= kTasks ? 1 : (kTasks + pairs - 1) / pairs;
     sums_.assign(slabs_ * y_channels_ * inputs_ * taps_, T(0));
     const double work = 0.05 * static_cast<double>(taps_) * static_cast<double>(outputs);
     for (const LaneGroup& group : lane_groups(g_.batch, table_.lanes, axes_, work)) add_group(group);
-    parallel_for(pairs, [&](int64_t i) { write(blocks_[i / inputs_], i % inputs_); });
+    parallel_for(static_cast<int64_t>(blocks_.size()) * inputs_,
+                 [&](int64_t i) { write(blocks_[i / inputs_], i % inputs_); });
   }
 
  private:
@@ -69,7 +73,9 @@ class WeightSum {
     plane_ = row_ * axes_[1].cells();
     channel_ = plane_ * axes_[0].cells();
     const int64_t y_plane = axes_[1].sub * axes_[2].sub * L, y_channel = axes_[0].sub * y_plane;
-    const int64_t x_size = g_.in_channels * channel_, y_size = y_channels_ * y_channel;
+    const int64_t x_size = g_.in_channels * channel_;
+    const bool pack_early = inputs_at_once_ < inputs_;
+    const int64_t y_size = pack_early ? y_channels_ * y_channel : 0;
     const int64_t blocks = group.blocks(L);
     const int64_t per_round = std::max<int64_t>(
         1, std::min<int64_t>(blocks, kPackedBytes / ((x_size + y_size) * static_cast<int64_t>(sizeof(T)))));
@@ -83,31 +89,41 @@ class WeightSum {
         pack_plane(x_, axes_, units[b], c, d, x.get() + b * x_size + c * channel_ + d * plane_, int64_t(L));
       });
       const int64_t block_count = static_cast<int64_t>(blocks_.size());
-      parallel_for(count * block_count * axes_[0].sub, [&](int64_t i) {
-        const int64_t b = i / (block_count * axes_[0].sub), d = i % axes_[0].sub;
-        const ChannelBlock& block = blocks_[i / axes_[0].sub % block_count];
-        T* dst = y.get() + b * y_size + block.offset * y_channel + d * y_plane * block.tile;
-        for (int o = 0; o < block.tile; ++o)  // (D, H, W, channel, lane)
-          if (o < block.valid)
-            pack_plane(y_, y_axes_, units[b], block.first + o, d, dst + o * L, int64_t(L) * block.tile);
-          else
-            for (int64_t v = 0; v < axes_[1].sub * axes_[2].sub; ++v)
-              std::fill_n(dst + (v * block.tile + o) * L, L, T(0));
-      });
-      parallel_for(slabs_ * block_count * inputs_, [&](int64_t i) {
-        add_slab(x.get(), x_size, y.get(), y_size, y_channel, count, i / (block_count * inputs_),
-                 blocks_[i / inputs_ % block_count], i % inputs_);
+      if (pack_early)
+        parallel_for(count * block_count * axes_[0].sub, [&](int64_t i) {
+          const int64_t b = i / (block_count * axes_[0].sub), d = i % axes_[0].sub;
+          const ChannelBlock& block = blocks_[i / axes_[0].sub % block_count];
+          pack_y(units[b], block, d, 0, axes_[1].sub,
+                 y.get() + b * y_size + block.offset * y_channel + d * y_plane * block.tile);
+        });
+      const int64_t parts = inputs_ / inputs_at_once_;
+      parallel_for(slabs_ * block_count * parts, [&](int64_t i) {
+        const ChannelBlock& block = blocks_[i / parts % block_count];
+        add_slab(x.get(), x_size, pack_early ? y.get() + block.offset * y_channel : nullptr, y_size, units, count,
+                 i / (block_count * parts), block, i % parts * inputs_at_once_);
       });
     }
+  }
+
+  // Rows [h, h_end) of plane d of the channels of a block: (rows, W, channel, lane).
+  void pack_y(const std::vector<Unit>& units, const ChannelBlock& block, int64_t d, int64_t h, int64_t h_end, T* dst) {
+    const int L = table_.lanes;
+    const int64_t stride = int64_t(L) * block.tile;
+    for (int o = 0; o < block.tile; ++o)
+      if (o < block.valid)
+        pack_rows(y_, y_axes_, units, block.first + o, d, h, h_end, dst + o * L, stride);
+      else
+        for (int64_t v = 0; v < (h_end - h) * axes_[2].sub; ++v) std::fill_n(dst + v * stride + o * L, L, T(0));
   }
 
   T* sums_of(int64_t slab, const ChannelBlock& block, int64_t c) {
     return sums_.data() + slab * y_channels_ * inputs_ * taps_ + (block.offset * inputs_ + c * block.tile) * taps_;
   }
 
-  // Adds slab `slab` of `count` lane blocks to the sums (tap, channel) of one pair.
-  void add_slab(const T* x, int64_t x_size, const T* y, int64_t y_size, int64_t y_channel, int64_t count, int64_t slab,
-                const ChannelBlock& block, int64_t c) {
+  // Adds slab `slab` of the lane blocks `units` to the sums (tap, channel) of a block and the input channels from c on.
+  // y: packed channels of the block, or null.
+  void add_slab(const T* x, int64_t x_size, const T* y, int64_t y_size, const std::vector<std::vector<Unit>>& units,
+                int64_t count, int64_t slab, const ChannelBlock& block, int64_t c) {
     const int L = table_.lanes;
     const int64_t width = axes_[2].sub, height = axes_[1].sub, depth = axes_[0].sub;
     const int64_t y_row = width * block.tile * L;
@@ -117,27 +133,31 @@ class WeightSum {
     const int64_t begin = visits * slab / slabs_, end = visits * (slab + 1) / slabs_;
     if (begin == end) return;
     const int64_t widest = table_.max_positions[block.tile];
-    Scratch<T> lanes(std::min(taps_, kTapsAtOnce) * block.tile * L);
-    T* sums = sums_of(slab, block, c);
+    const int64_t channel_sums = std::min(taps_, kTapsAtOnce) * block.tile * L;
+    Scratch<T> lanes(inputs_at_once_ * channel_sums), own_rows(y ? 0 : rows * y_row);
     std::vector<TapOffset> needed;
     for (int64_t first = 0; first < taps_; first += kTapsAtOnce) {
       const int64_t taps = std::min(kTapsAtOnce, taps_ - first);
-      std::fill_n(lanes.get(), taps * block.tile * L, T(0));
+      std::fill_n(lanes.get(), inputs_at_once_ * channel_sums, T(0));
       for (int64_t v = begin; v < end; ++v) {
         const int64_t b = v / (depth * chunks), d = v / chunks % depth, h = v % chunks * rows;
         const int64_t height_here = std::min(rows, height - h);
+        if (!y) pack_y(units[b], block, d, h, h + height_here, own_rows.get());
+        const T* ys = y ? y + b * y_size + (d * height + h) * y_row : own_rows.get();
         const T* xs = x + b * x_size + (block.group * inputs_ + c) * channel_ + d * axes_[0].step * plane_ +
                       h * axes_[1].step * row_;
-        const T* ys = y + b * y_size + block.offset * y_channel + (d * height + h) * y_row;
         list_taps(first, first + taps, d, h, h + height_here, int64_t(block.tile) * L, &needed);
         const int64_t count_needed = static_cast<int64_t>(needed.size()), calls = (count_needed + widest - 1) / widest;
-        for (int64_t i = 0; i < calls; ++i) {  // tiles of nearly one size
-          const int64_t from = count_needed * i / calls, some = count_needed * (i + 1) / calls - from;
-          table_.weight_tile[block.tile][some](xs, axes_[1].step * row_, ys, y_row, height_here, width,
-                                               needed.data() + from, lanes.get());
-        }
+        for (int64_t j = 0; j < inputs_at_once_; ++j)
+          for (int64_t i = 0; i < calls; ++i) {  // tiles of nearly one size
+            const int64_t from = count_needed * i / calls, some = count_needed * (i + 1) / calls - from;
+            table_.weight_tile[block.tile][some](xs + j * channel_, axes_[1].step * row_, ys, y_row, height_here, width,
+                                                 needed.data() + from, lanes.get() + j * channel_sums);
+          }
       }
-      table_.add_lanes(lanes.get(), taps * block.tile, sums + first * block.tile);
+      for (int64_t j = 0; j < inputs_at_once_; ++j)
+        table_.add_lanes(lanes.get() + j * channel_sums, taps * block.tile,
+                         sums_of(slab, block, c + j) + first * block.tile);
     }
   }
 
@@ -178,7 +198,7 @@ class WeightSum {
   std::vector<int64_t> tap_;   // of every tap, in elements of w
   std::vector<int64_t> cell_;  // of every tap, in elements of packed x
   std::vector<T> sums_;        // (slab, channel block, input channel, tap, channel)
-  int64_t inputs_ = 0, taps_ = 1, y_channels_ = 0, slabs_ = 1;
+  int64_t inputs_ = 0, inputs_at_once_ = 1, taps_ = 1, y_channels_ = 0, slabs_ = 1;
   int64_t row_ = 0, plane_ = 0, channel_ = 0;  // strides of packed x
 };
 

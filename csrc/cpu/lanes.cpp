@@ -225,8 +225,8 @@ RowCopy row_copy(const View<const T>& in, const Axis& w) {
 }  // namespace
 
 template <class T>
-void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d, T* dst,
-                int64_t stride) {
+void pack_rows(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d,
+               int64_t first_row, int64_t last_row, T* dst, int64_t stride) {
   const ConvTable<T>& table = conv_table<T>();
   const Axis &ad = axes[0], &ah = axes[1], &aw = axes[2];
   const int L = table.lanes;
@@ -240,7 +240,7 @@ void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Uni
   Scratch<T> zeros(std::max<int64_t>(length, L)), copies(straight ? 1 : L * length);
   std::fill_n(zeros.get(), std::max<int64_t>(length, L), T(0));
   std::vector<const T*> rows(L);
-  for (int64_t h = 0; h < ah.cells(); ++h, dst += cells * stride) {
+  for (int64_t h = first_row; h < last_row; ++h, dst += cells * stride) {
     bool any = false;
     for (int l = 0; l < L; ++l) {
       const Unit& unit = units[l];
@@ -272,9 +272,9 @@ void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Uni
   }
 }
 
-template void pack_plane(const View<const float>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, float*,
-                         int64_t);
-template void pack_plane(const View<const double>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, double*,
-                         int64_t);
+template void pack_rows(const View<const float>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, int64_t,
+                        int64_t, float*, int64_t);
+template void pack_rows(const View<const double>&, const Axes&, const std::vector<Unit>&, int64_t, int64_t, int64_t,
+                        int64_t, double*, int64_t);
 
 }  // namespace gk::cpu

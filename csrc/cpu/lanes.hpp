@@ -77,10 +77,16 @@ struct Unit {
 };
 std::vector<Unit> units_of_block(const LaneGroup& group, int64_t block, int lanes, const Axes& axes);
 
-// Packs channel c, window plane d of `in` (N, C, D, H, W): dst(cells of H, cells of W) of vectors `stride` elements
-// apart, zero outside `in`.
+// Packs rows [first_row, last_row) of channel c, window plane d of `in` (N, C, D, H, W): dst(rows, cells of W) of
+// vectors `stride` elements apart, zero outside `in`.
+template <class T>
+void pack_rows(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d,
+               int64_t first_row, int64_t last_row, T* dst, int64_t stride);
+
 template <class T>
 void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d, T* dst,
-                int64_t stride);
+                int64_t stride) {
+  pack_rows(in, axes, units, c, d, 0, axes[1].cells(), dst, stride);
+}
 
 }  // namespace gk::cpu

@@ -45,6 +45,10 @@ static inline void transpose_stages(typename Simd<T>::type* v) {
   }
 }
 
+// Every lane is a stream of its own, more of them than the processor's prefetchers follow; the next rows of an image
+// mostly lie behind this one.
+constexpr int kAhead = 256;
+
 template <class T>
 static void interleave(const T* const* rows, int64_t count, T* dst, int64_t stride) {
   constexpr int L = Simd<T>::lanes;
@@ -58,7 +62,10 @@ static void interleave(const T* const* rows, int64_t count, T* dst, int64_t stri
     const int64_t at = i + L <= count ? i : count - L;  // the last square overlaps the one before it
     V v[L];
 #pragma GCC unroll 16
-    for (int l = 0; l < L; ++l) v[l] = load(rows[l] + at);
+    for (int l = 0; l < L; ++l) {
+      v[l] = load(rows[l] + at);
+      __builtin_prefetch(rows[l] + at + kAhead / sizeof(T));
+    }
     transpose_stages<T, 1>(v);
 #pragma GCC unroll 16
     for (int l = 0; l < L; ++l) store(dst + (at + l) * stride, v[l]);
@@ -81,7 +88,10 @@ static void deinterleave(const T* src, int64_t stride, int64_t count, T* const* 
     for (int l = 0; l < L; ++l) v[l] = load(src + (at + l) * stride);
     transpose_stages<T, 1>(v);
 #pragma GCC unroll 16
-    for (int l = 0; l < L; ++l) store(rows[l] + at, v[l]);
+    for (int l = 0; l < L; ++l) {
+      store(rows[l] + at, v[l]);
+      __builtin_prefetch(rows[l] + at + kAhead / sizeof(T), 1);
+    }
   }
 }
 
