@@ -103,7 +103,10 @@ def test_a_resumed_run_ends_with_the_same_bits(finished: Path, showers: Path, tm
     half = tmp_path / "half"
     first = ["--data", str(showers), "--run-dir", str(half), "--max-steps", "3", "--no-report"]
     assert main(["train", "quickstart", *first, *SMALL]) == 0
-    assert main(["train", "quickstart", "--resume", str(half), "--max-steps", "6", "--no-report"]) == 0
+    (half / "generated.h5").write_text("left by an earlier report")
+    assert main(["train", "quickstart", "--resume", str(half), "--max-steps", "6"]) == 0
+    with open_showers(half / "generated.h5") as file:
+        assert file.n_events > 0
     assert weights(half, 6) == weights(finished, 6)
     assert weights(half, 3) != weights(half, 6)
 

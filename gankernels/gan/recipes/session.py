@@ -111,8 +111,8 @@ class ShowerSession:
             }
             return
         path = request.directory / "simulated.h5"
-        request.note(f"simulating {data.events} showers of {data.grid} cells into {path.name}")
         if not path.exists():
+            request.note(f"simulating {data.events} showers of {data.grid} cells into {path.name}")
             simulate_to_file(path, data.events, data.energy_gev, data.grid, seed=seed, theta_deg=data.theta_deg)
         self._files = [open_showers(path)]
         self._open_data(self.config)
@@ -185,7 +185,7 @@ class ShowerSession:
         data = self.config.data
         trained_on = training_attribute(self._described["files"], data.validation_fraction, data.max_events)
         attributes = {"generator": "gankernels", **trained_on}
-        write_showers(path, generated, kind=kind, attributes=attributes)
+        write_showers(path, generated, kind=kind, attributes=attributes, overwrite=True)  # of a run that goes on
         result = validate(generated, self.held_out, out_dir=directory, seed=self.config.train.seed)
         return {"files": {"generated": path, "report": directory / "report.html"}, "table": result.table()}
 
