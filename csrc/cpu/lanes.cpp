@@ -38,6 +38,18 @@ Range tap_range(const std::vector<Phase>& phases) {
   return r;
 }
 
+// The part of all (output, tap) pairs of an axis that read the input; the others cost nothing while the axis is uncut.
+double served_part(const Axis& axis) {
+  double served = 0, all = 0;
+  for (const Phase& p : axis.phases)
+    for (const Tap& tap : p.taps) {
+      const int64_t begin = tap.e >= 0 ? 0 : ceil_div(-tap.e, axis.t);
+      const int64_t end = std::min(p.outputs, (axis.in - 1 - tap.e) / axis.t + 1);
+      served += static_cast<double>(end - begin), all += static_cast<double>(p.outputs);
+    }
+  return served / all;
+}
+
 // A window with gaps (a stride or dilation larger than the kernel): one cell for every output and tap is smaller.
 bool is_sparse(const Axis& axis, int64_t outputs) {
   const Range r = tap_range(axis.phases);
@@ -158,6 +170,7 @@ std::vector<LaneGroup> lane_groups(int64_t batch, int lanes, const Axes& axes, d
   if (rest == 0) return groups;
   LaneGroup best{whole, rest, {1, 1, 1}};
   double least = std::numeric_limits<double>::infinity();
+  const double served[3] = {served_part(axes[0]), served_part(axes[1]), served_part(axes[2])};
   for (int64_t w = 1; w <= lanes; ++w)
     for (int64_t h = 1; w * h <= lanes; ++h)
       for (int64_t d = 1; w * h * d <= lanes; ++d) {
@@ -167,7 +180,7 @@ std::vector<LaneGroup> lane_groups(int64_t batch, int lanes, const Axes& axes, d
         for (int i = 0; i < 3; ++i) {
           const int64_t outputs = axes[i].outputs();
           useful = useful && cuts[i] <= outputs;
-          positions *= static_cast<double>(ceil_div(outputs, cuts[i]));
+          positions *= static_cast<double>(ceil_div(outputs, cuts[i])) * (cuts[i] == 1 ? served[i] : 1);
           cells *= static_cast<double>(axes[i].window(ceil_div(outputs, cuts[i])));
         }
         const LaneGroup group{whole, rest, cuts};
