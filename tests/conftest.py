@@ -81,6 +81,18 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _outside_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and the processes they start, run in a folder where `import gankernels` cannot find the sources."""
+    before = Path.cwd()
+    if "PYTHONPATH" in os.environ:
+        entries = os.environ["PYTHONPATH"].split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture(params=cpu.isa_compiled())
 def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once for each instruction set compiled in; those that this processor lacks are skipped."""
