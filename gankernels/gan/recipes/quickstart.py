@@ -60,7 +60,7 @@ class Config:
     train: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(
             batch=32,
-            epochs=20,
+            epochs=24,
             ema_decay=0.995,
             lr_schedule="cosine",
             d_optimizer=OptimizerConfig("adam", 5e-4, beta1=0.0, beta2=0.99),
@@ -160,11 +160,12 @@ class Quickstart(ShowerGAN):
 
     def labels(self, conditions: Conditions) -> Tensor:
         """ln(energy) and the other conditions, each of mean 0 and deviation 1 in the training data; (N, labels)."""
-        columns = []
-        for name, (mean, deviation) in self.label_moments.items():
-            values = log(conditions["energy"]) if name == "energy" else conditions[name]
-            columns.append(((values - mean) * (1.0 / deviation)).reshape(-1, 1))
-        return cat(columns, 1)
+        return cat([self._label(name, conditions).reshape(-1, 1) for name in self.label_moments], 1)
+
+    def _label(self, name: str, conditions: Conditions) -> Tensor:
+        mean, deviation = self.label_moments[name]
+        values = log(conditions["energy"]) if name == "energy" else conditions[name]
+        return (values - mean) * (1.0 / deviation)
 
     def linear_fraction(self, images: Tensor) -> Tensor:
         """Cells as parts of the incident energy."""
@@ -181,8 +182,8 @@ class Quickstart(ShowerGAN):
     def response(self, noise: Tensor, conditions: Conditions) -> Tensor:
         """Deposited / incident energy of each shower: mean and width of the training data at that energy, the first
         number of the noise tells where in the width; (N,)."""
-        ln_e = log(conditions["energy"])
-        mean, width = (_polynomial(c, ln_e) for c in (self.response_mean, self.response_width))
+        u = self._label("energy", conditions) if "energy" in self.label_moments else conditions["energy"] * 0.0
+        mean, width = (_polynomial(c, u) for c in (self.response_mean, self.response_width))
         return clamp(
             mean + exp(width) * noise[:, 0], min=0.1 * min(self.response_range), max=2.0 * max(self.response_range)
         )
@@ -235,24 +236,25 @@ def _measure(showers: Showers, config: Config) -> dict[str, Any]:
         parts.append(profiles(from_array(images), from_array(piece)).numpy())
     seen = np.concatenate(parts)
     deviation = seen.std(axis=0)
+    u = (labels["energy"] - labels["energy"].mean()) / (labels["energy"].std() or 1.0)
     constant = [name for name, v in labels.items() if v.std() == 0.0]
     return {
         "label_moments": {k: [float(v.mean()), float(v.std())] for k, v in labels.items() if k not in constant},
         "condition_names": [name for name in showers.conditions if name not in constant],
-        "response": _response(labels["energy"], fractions.sum(axis=(1, 2, 3), dtype=np.float64)),
+        "response": _response(u, fractions.sum(axis=(1, 2, 3), dtype=np.float64)),
         "cell_means": means.tolist(),
         "profile_moments": [seen.mean(axis=0).tolist(), np.maximum(deviation, 1e-3 * deviation.max()).tolist()],
         "threshold_gev": readout_threshold_gev(showers),
     }
 
 
-def _response(ln_e: Any, response: Any) -> list[list[float]]:
-    """Cubic polynomials in ln(E / GeV) for the mean of deposited / incident energy and for the logarithm of its width,
-    and the smallest and largest value seen."""
-    degree = 3 if np.ptp(ln_e) > 0.1 else 0
-    mean = np.polyfit(ln_e, response, degree)
-    off = np.abs(response - np.polyval(mean, ln_e))
-    width = np.polyfit(ln_e, np.log(np.maximum(off, 1e-6 * response.mean())), min(degree, 1))
+def _response(u: Any, response: Any) -> list[list[float]]:
+    """Polynomials in the standardised ln(energy), a cubic for the mean of deposited / incident energy and a line for the
+    logarithm of its width; and the smallest and largest value seen."""
+    varies = float(np.ptp(u)) > 0.0
+    mean = np.polyfit(u, response, 3 if varies else 0)
+    off = np.abs(response - np.polyval(mean, u))
+    width = np.polyfit(u, np.log(np.maximum(off, 1e-6 * response.mean())), 1 if varies else 0)
     width[-1] += _LOG_NORMAL_SHIFT
     return [mean.tolist(), width.tolist(), [float(response.min()), float(response.max())]]
 
