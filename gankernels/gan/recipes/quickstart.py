@@ -16,9 +16,9 @@ import numpy as np
 
 from gankernels import nn
 from gankernels.autograd import Tensor
-from gankernels.calo.observables import readout_threshold_gev
 from gankernels.calo.showers import Grid, Showers
 from gankernels.gan.config import option
+from gankernels.gan.health import HealthConfig
 from gankernels.gan.losses import LossConfig
 from gankernels.gan.model import Conditions, Scores
 from gankernels.gan.recipes.base import Recipe, Request
@@ -31,6 +31,8 @@ from gankernels.ops import sum as total
 
 # ln|v| of a standard normal v has the mean -(ln 2 + Euler's constant) / 2
 _LOG_NORMAL_SHIFT = 0.5 * (np.log(2.0) + np.euler_gamma)
+
+_EMPTY_BELOW = 0.005  # generated cells below this quantile of the Monte Carlo's hit cells are noise, not hits
 
 __all__ = ["Discriminator", "Quickstart", "ShowerGenerator", "recipe"]
 
@@ -66,6 +68,7 @@ class Config:
             d_optimizer=OptimizerConfig("adam", 5e-4, beta1=0.0, beta2=0.99),
             g_optimizer=OptimizerConfig("adam", 5e-4, beta1=0.0, beta2=0.99),
             losses=LossConfig(r1=0.01, r1_interval=4),
+            health=HealthConfig(ignored="off"),  # images are relative to the energy: their sum hardly depends on it
         )
     )
 
@@ -236,6 +239,7 @@ def _measure(showers: Showers, config: Config) -> dict[str, Any]:
         parts.append(profiles(from_array(images), from_array(piece)).numpy())
     seen = np.concatenate(parts)
     deviation = seen.std(axis=0)
+    hits = showers.cells_gev[showers.cells_gev > 0.0]
     u = (labels["energy"] - labels["energy"].mean()) / (labels["energy"].std() or 1.0)
     constant = [name for name, v in labels.items() if v.std() == 0.0]
     return {
@@ -244,13 +248,13 @@ def _measure(showers: Showers, config: Config) -> dict[str, Any]:
         "response": _response(u, fractions.sum(axis=(1, 2, 3), dtype=np.float64)),
         "cell_means": means.tolist(),
         "profile_moments": [seen.mean(axis=0).tolist(), np.maximum(deviation, 1e-3 * deviation.max()).tolist()],
-        "threshold_gev": readout_threshold_gev(showers),
+        "threshold_gev": float(np.quantile(hits, _EMPTY_BELOW)) if len(hits) else 0.0,
     }
 
 
 def _response(u: Any, response: Any) -> list[list[float]]:
-    """Polynomials in the standardised ln(energy), a cubic for the mean of deposited / incident energy and a line for the
-    logarithm of its width; and the smallest and largest value seen."""
+    """Polynomials in the standardised ln(energy): a cubic for the mean of deposited / incident energy, a line for the
+    logarithm of its width. And the smallest and largest value seen."""
     varies = float(np.ptp(u)) > 0.0
     mean = np.polyfit(u, response, 3 if varies else 0)
     off = np.abs(response - np.polyval(mean, u))
