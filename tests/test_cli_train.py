@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -144,6 +145,22 @@ def test_generate_writes_showers_at_the_energies_that_were_asked_for(finished: P
     assert made.energy_gev.min() >= 20
     assert made.energy_gev.max() <= 30
     assert np.isfinite(made.cells_gev).all()
+
+
+def test_energies_beyond_those_of_the_training_are_generated_with_a_warning(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, wanted, warned in (("in.h5", "20:30", False), ("out.h5", "20:3000", True)):
+        out = tmp_path / name
+        assert main(["generate", str(finished), "--out", str(out), "--events", "4", "--energy-gev", wanted]) == 0
+        assert ("nothing is known about showers outside" in capsys.readouterr().err) == warned
+
+
+def test_files_of_a_run_can_be_read_by_whom_the_user_lets_read(finished: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    for name in ("run.json", "data.json", "report.json", "report.html", "config.toml"):
+        assert (finished / name).stat().st_mode & 0o777 == 0o666 & ~mask, name
 
 
 def test_the_same_seed_generates_the_same_showers(finished: Path, tmp_path: Path) -> None:

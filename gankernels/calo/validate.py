@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gankernels._atomic import write_text
 from gankernels.calo.metrics import Metric, compare, energy_quantile_edges, in_energy_bin, score_terms
 from gankernels.calo.observables import Summary, observe
 from gankernels.calo.report import render
@@ -114,8 +114,8 @@ def validate(
     if json_path == html_path:
         raise ValueError(f"validate: out_html must not end in .json, got {html_path}")
     html_path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(json_path, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
-    _write_atomically(html_path, render(result, (r, g), (reference, generated), roc))
+    write_text(json_path, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
+    write_text(html_path, render(result, (r, g), (reference, generated), roc))
     return replace(result, html_path=html_path, json_path=json_path)
 
 
@@ -256,18 +256,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {**out, "python": platform.python_version()}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

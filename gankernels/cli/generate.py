@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,15 @@ def _conditions(
     if missing:
         more = "give --theta-deg LOW:HIGH, or" if missing == {"theta_rad"} else "give"
         raise WrongUse(f"this generator is told {', '.join(sorted(needed))} beside the energy; {more} --like FILE")
-    return _drawn(arguments, tuple(arguments.energy_gev or described["energy_gev"]), events, piece)
+    trained_gev = described["energy_gev"]
+    wanted_gev = tuple(arguments.energy_gev or trained_gev)
+    if wanted_gev[0] < 0.99 * trained_gev[0] or wanted_gev[1] > 1.01 * trained_gev[1]:
+        print(
+            f"warning: {wanted_gev[0]:g} to {wanted_gev[1]:g} GeV reaches beyond the {trained_gev[0]:.3g} to "
+            f"{trained_gev[1]:.3g} GeV of the training; nothing is known about showers outside",
+            file=sys.stderr,
+        )
+    return _drawn(arguments, wanted_gev, events, piece)
 
 
 def _drawn(

@@ -8,13 +8,12 @@ checkpoints/, samples/, log.jsonl, train.csv, validation.csv, generated.h5, repo
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gankernels._atomic import write_text
 from gankernels.cli.errors import WrongUse
 
 __all__ = ["Run", "create", "latest", "open_run", "write_json"]
@@ -104,10 +103,7 @@ def open_run(path: Path) -> Run:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-    os.replace(file.name, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
