@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import time
@@ -222,7 +223,10 @@ def _train(
 
     def evaluate(trainer: Trainer) -> dict[str, float]:
         with trainer.ema.applied(session.gan.generator):
-            return session.evaluate(session.gan)
+            metrics = session.evaluate(session.gan)
+        best = ", the best so far" if metrics["score"] < trainer.best.get("score", math.inf) else ""
+        trainer.say(f"step {trainer.step} ({trainer.seconds:.0f} s): score {metrics['score']:.4f}{best}")
+        return metrics
 
     def picture(trainer: Trainer) -> None:
         (directory / "samples").mkdir(exist_ok=True)
