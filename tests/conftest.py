@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# `python -m pytest` puts the checkout on sys.path, where gankernels has no compiled module: use the installed one.
+# `python -m pytest` puts the checkout on sys.path. Without a compiled module in it, the installed package is meant.
 if not list((ROOT / "gankernels").glob("_cpu*")):
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+elif any(Path(entry or ".").resolve() == ROOT for entry in sys.path):  # also for the processes that tests start
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 import hypothesis  # noqa: E402
 
@@ -85,9 +87,6 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 def _outside_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests, and the processes they start, run in a folder where `import gankernels` cannot find the sources."""
     before = Path.cwd()
-    if "PYTHONPATH" in os.environ:
-        entries = os.environ["PYTHONPATH"].split(os.pathsep)
-        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield
     os.chdir(before)
