@@ -12,6 +12,7 @@ from gankernels import nn, ops, optim
 from gankernels.autograd import Tensor, grad, is_recording, no_grad
 from gankernels.backends import DeviceError
 from gankernels.backends.cpu import num_threads, set_num_threads
+from gankernels.nn.fusion import fusion, set_fusion
 from gankernels.ops import (
     Generator,
     abs,
@@ -65,6 +66,7 @@ __all__ = [
     "exp",
     "from_array",
     "full",
+    "fusion",
     "grad",
     "index_select",
     "is_recording",
@@ -84,6 +86,7 @@ __all__ = [
     "rand",
     "randn",
     "set_conv_algorithm",
+    "set_fusion",
     "set_num_threads",
     "sigmoid",
     "sin",

@@ -18,12 +18,14 @@ __all__ = [
     "ConvGeometry",
     "IntOrInts",
     "Padding",
+    "UpsampleConvGeometry",
     "WindowGeometry",
     "conv_geometry",
     "conv_transpose_geometry",
     "ints",
     "is_int",
     "padding_pairs",
+    "upsample_conv_geometry",
     "window_geometry",
 ]
 
@@ -264,6 +266,60 @@ def conv_transpose_geometry(
     g = ConvGeometry(N, C, O, groups, tuple(X), K, tuple(Y), s, d, pairs)
     for name, shape in (("the output", g.x_shape), ("w", g.w_shape), ("the input", g.y_shape)):
         _check_count(op, name, shape)
+    return g
+
+
+@dataclass(frozen=True)
+class UpsampleConvGeometry:
+    """y = conv(upsample_nearest(x, factors), w): `conv` is the convolution on the large image (stride, dilation 1)."""
+
+    conv: ConvGeometry
+    factors: Ints
+
+    @property
+    def x(self) -> Ints:
+        """Extents of the small image."""
+        return tuple(n // f for n, f in zip(self.conv.x, self.factors, strict=True))
+
+    @property
+    def x_shape(self) -> Ints:
+        return (self.conv.batch, self.conv.in_channels, *self.x)
+
+    @property
+    def w_shape(self) -> Ints:
+        return self.conv.w_shape
+
+    @property
+    def y_shape(self) -> Ints:
+        return self.conv.y_shape
+
+    @property
+    def merged(self) -> Ints:
+        """Taps on the small image, all phases together: the sums of taps that fall into one cell of it."""
+        return tuple(k + f - 1 for k, f in zip(self.conv.kernel, self.factors, strict=True))
+
+    @cached_property
+    def pod(self) -> Ints:
+        """The members of gk::UpsampleConvGeometry in order."""
+        return (*self.conv.pod, *_pad3(self.factors, 1))
+
+
+def upsample_conv_geometry(
+    op: str,
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    factors: IntOrInts,
+    padding: Padding = 0,
+    groups: int = 1,
+) -> UpsampleConvGeometry:
+    """Geometry of y = conv(upsample_nearest(x, factors), w) from the small x (N, C, *X) and w (O, C/groups, *K)."""
+    x_shape, w_shape = tuple(x_shape), tuple(w_shape)
+    rank = len(x_shape) - 2
+    groups = _check_channels(op, x_shape, w_shape, groups, rank, "x")
+    f = ints(op, "factors", factors, rank, 1)
+    large = (*x_shape[:2], *(n * s for n, s in zip(x_shape[2:], f, strict=True)))
+    g = UpsampleConvGeometry(conv_geometry(op, large, w_shape, 1, padding, 1, groups), f)
+    _check_count(op, "the sums of taps", (*g.w_shape[:2], *g.merged))
     return g
 
 

@@ -61,6 +61,12 @@ struct type_caster<gk::ConvGeometry> {
 };
 
 template <>
+struct type_caster<gk::UpsampleConvGeometry> {
+  PYBIND11_TYPE_CASTER(gk::UpsampleConvGeometry, const_name("tuple"));
+  bool load(handle source, bool) { return geometry_caster<gk::UpsampleConvGeometry>::load_into(source, value); }
+};
+
+template <>
 struct type_caster<gk::WindowGeometry> {
   PYBIND11_TYPE_CASTER(gk::WindowGeometry, const_name("tuple"));
   bool load(handle source, bool) { return geometry_caster<gk::WindowGeometry>::load_into(source, value); }

@@ -11,6 +11,9 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   GK_BIND(m, conv);
   GK_BIND(m, conv_transpose);
   GK_BIND(m, conv_weight);
+  GK_BIND(m, upsample_conv);
+  GK_BIND(m, upsample_conv_transpose);
+  GK_BIND(m, upsample_conv_weight);
   GK_BIND(m, local_conv);
   GK_BIND(m, local_conv_transpose);
   GK_BIND(m, local_conv_weight);

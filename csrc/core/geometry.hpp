@@ -28,6 +28,12 @@ struct ConvGeometry {
   int64_t y_volume() const { return y[0] * y[1] * y[2]; }
 };
 
+// y = conv(upsample_nearest(x, factor), w): `conv` is the convolution on the large image, stride and dilation 1.
+struct UpsampleConvGeometry {
+  ConvGeometry conv;
+  int64_t factor[3] = {1, 1, 1};
+};
+
 enum class ConvAlgorithm : int { automatic = 0, direct = 1, im2col = 2 };
 
 // A pooling window over each (n, c) image.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
+from gankernels.nn.fusion import run_pair
 from gankernels.nn.module import Module
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
@@ -55,6 +56,10 @@ class _Numbered(Module):
 class Sequential(_Numbered):
     """Modules applied one after the other.
 
+    An Upsample directly before a Conv of stride and dilation 1 runs with it as one operation (`ops.upsample_conv`)
+    where that is faster: the large image is never made, and values and gradients are the same up to rounding. Modules
+    with forward hooks always run by themselves; `gankernels.set_fusion(False)` makes all of them do so.
+
     Parameters
     ----------
     *modules : Module, or one OrderedDict of name to Module
@@ -74,8 +79,15 @@ class Sequential(_Numbered):
             self.add_module(name, module)
 
     def forward(self, input: Any) -> Any:
-        for module in self._modules.values():
-            input = module(input)
+        modules = list(self._modules.values())
+        joined = False
+        for module, following in zip(modules, [*modules[1:], None], strict=True):
+            if joined:  # it ran with the module before it
+                joined = False
+                continue
+            both = run_pair(module, following, input)
+            joined = both is not None
+            input = both if joined else module(input)
         return input
 
     def __getitem__(self, i: int | slice) -> Any:

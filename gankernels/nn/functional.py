@@ -255,18 +255,23 @@ def interpolate(
         raise ValueError(f"interpolate: mode {mode!r} is not supported; expected 'nearest'")
     if (size is None) == (scale_factor is None):
         raise ValueError(f"interpolate: give one of size and scale_factor, got {size!r} and {scale_factor!r}")
-    rank = input.ndim - 2
-    if scale_factor is not None:
-        return ops.upsample_nearest(input, whole_factors("interpolate", scale_factor, rank))
-    target = ints("interpolate", "size", size, rank, 1)
-    if any(n == 0 or s % n for s, n in zip(target, input.shape[2:], strict=True)):
-        raise ValueError(
-            f"interpolate: size {target} must be a multiple of the input's extents {input.shape[2:]} on every axis"
-        )
-    return ops.upsample_nearest(input, tuple(s // n for s, n in zip(target, input.shape[2:], strict=True)))
+    return ops.upsample_nearest(input, upsample_factors("interpolate", input, size, scale_factor))
 
 
 upsample = interpolate
+
+
+def upsample_factors(op: str, input: Tensor, size: IntOrInts | None, scale_factor: Any) -> tuple[int, ...]:
+    """How often each cell of input (N, C, *X) is repeated on every axis, by whichever of the two is given."""
+    rank = input.ndim - 2
+    if scale_factor is not None:
+        return whole_factors(op, scale_factor, rank)
+    target = ints(op, "size", size, rank, 1)
+    if any(n == 0 or s % n for s, n in zip(target, input.shape[2:], strict=True)):
+        raise ValueError(
+            f"{op}: size {target} must be a multiple of the input's extents {input.shape[2:]} on every axis"
+        )
+    return tuple(s // n for s, n in zip(target, input.shape[2:], strict=True))
 
 
 def whole_factors(op: str, scale_factor: Any, rank: int | None) -> tuple[int, ...]:

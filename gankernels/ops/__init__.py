@@ -55,6 +55,7 @@ from gankernels.ops.pointwise import (
 from gankernels.ops.random import Generator, default_generator, dropout, manual_seed, rand, randn
 from gankernels.ops.reduce import amax, amin, log_softmax, logsumexp, max, mean, min, norm, softmax, std, sum, var
 from gankernels.ops.shape import broadcast_to, cat, embed, flatten, pad, permute, reshape, stack, sum_to, transpose
+from gankernels.ops.upsample_conv import unfused_upsample_conv, upsample_conv
 from gankernels.ops.window import avg_pool, max_pool, sum_blocks, upsample_nearest
 
 __all__ = [
@@ -143,6 +144,8 @@ __all__ = [
     "tanh",
     "tensor",
     "transpose",
+    "unfused_upsample_conv",
+    "upsample_conv",
     "upsample_nearest",
     "var",
     "where",

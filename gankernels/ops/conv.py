@@ -102,7 +102,7 @@ def _column(g: ConvGeometry, bias: Tensor) -> tuple[int, ...]:
     return (1, bias.shape[0]) + (1,) * g.rank
 
 
-def _check_bias(op: str, bias: Tensor | None, channels: int) -> None:
+def check_bias(op: str, bias: Tensor | None, channels: int) -> None:
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"{op}: bias has shape {bias.shape}, expected ({channels},)")
 
@@ -141,7 +141,7 @@ def conv(
     """
     check_float("conv", x=x, w=w, bias=bias)
     g = conv_geometry("conv", x.shape, w.shape, stride, padding, dilation, groups)
-    _check_bias("conv", bias, g.out_channels)
+    check_bias("conv", bias, g.out_channels)
     return _conv.open("y", g, x=x, w=w) if bias is None else with_bias(_conv, "y", g, bias, _column(g, bias), x=x, w=w)
 
 
@@ -170,7 +170,7 @@ def conv_transpose(
     """
     check_float("conv_transpose", input=y, w=w, bias=bias)
     g = conv_transpose_geometry("conv_transpose", y.shape, w.shape, stride, padding, output_padding, dilation, groups)
-    _check_bias("conv_transpose", bias, g.in_channels)
+    check_bias("conv_transpose", bias, g.in_channels)
     return _conv.open("x", g, w=w, y=y) if bias is None else with_bias(_conv, "x", g, bias, _column(g, bias), w=w, y=y)
 
 

@@ -1,0 +1,104 @@
+"""Nearest upsampling and the convolution after it as one trilinear form <y, conv(upsample_nearest(x, factors), w)>.
+
+Taps that read one cell of the small image are summed beforehand (csrc/cpu/upsample_conv.cpp), so no slot needs the
+large image: K*f multiply-adds of an axis become K + f - 1, in all three passes, exactly up to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gankernels.autograd import Form, Tensor
+from gankernels.backends import backend_of
+from gankernels.backends.opcodes import CONV_ALGORITHMS
+from gankernels.geometry import IntOrInts, Padding, UpsampleConvGeometry, upsample_conv_geometry
+from gankernels.ops.bias import with_bias
+from gankernels.ops.common import check_float, empty_like
+from gankernels.ops.conv import check_bias, conv, conv_algorithm
+from gankernels.ops.window import upsample_nearest
+
+__all__ = ["unfused_upsample_conv", "upsample_conv"]
+
+
+def _open_y(x: Any, w: Any, g: UpsampleConvGeometry) -> Any:
+    y = empty_like(x, g.y_shape)
+    backend_of(x).upsample_conv(x, w, y, g.pod, CONV_ALGORITHMS[conv_algorithm()])
+    return y
+
+
+def _open_x(w: Any, y: Any, g: UpsampleConvGeometry) -> Any:
+    x = empty_like(y, g.x_shape)
+    backend_of(y).upsample_conv_transpose(y, w, x, g.pod, CONV_ALGORITHMS[conv_algorithm()])
+    return x
+
+
+def _open_w(x: Any, y: Any, g: UpsampleConvGeometry) -> Any:
+    w = empty_like(x, g.w_shape)
+    backend_of(x).upsample_conv_weight(x, y, w, g.pod, CONV_ALGORITHMS[conv_algorithm()])
+    return w
+
+
+_upsample_conv = Form("upsample_conv", x=_open_x, w=_open_w, y=_open_y)
+
+
+def upsample_conv(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    factors: IntOrInts = 2,
+    padding: Padding = 0,
+    groups: int = 1,
+) -> Tensor:
+    """conv(upsample_nearest(x, factors), w, bias, padding=padding, groups=groups) without the large image.
+
+    Equal to the composition `unfused_upsample_conv` up to rounding, derivatives too: taps that read the same cell of x
+    are added before they are multiplied.
+
+    Parameters
+    ----------
+    x : Tensor (N, C, *X)
+        The small image, 1 to 3 spatial axes.
+    w : Tensor (O, C/groups, *K)
+    bias : Tensor (O,), optional
+    factors : int or ints
+        How often every cell is repeated along each axis.
+    padding : int, ints, (low, high) pairs, "same", "same_lower" or "valid"
+        Of the large image, as in conv.
+    groups : int
+
+    Returns
+    -------
+    Tensor (N, O, *Y), Y = X*factors + low + high - K + 1
+
+    Raises
+    ------
+    TypeError
+        If the dtypes are not one of float32 and float64.
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> import gankernels as gk
+    >>> gk.ops.upsample_conv(gk.ones(1, 2, 3, 3), gk.ones(4, 2, 3, 3), factors=2, padding=1).shape
+    (1, 4, 6, 6)
+    """
+    check_float("upsample_conv", x=x, w=w, bias=bias)
+    g = upsample_conv_geometry("upsample_conv", x.shape, w.shape, factors, padding, groups)
+    check_bias("upsample_conv", bias, g.conv.out_channels)
+    if bias is None:
+        return _upsample_conv.open("y", g, x=x, w=w)
+    column = (1, bias.shape[0]) + (1,) * g.conv.rank
+    return with_bias(_upsample_conv, "y", g, bias, column, x=x, w=w)
+
+
+def unfused_upsample_conv(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    factors: IntOrInts = 2,
+    padding: Padding = 0,
+    groups: int = 1,
+) -> Tensor:
+    """The composition that upsample_conv fuses."""
+    return conv(upsample_nearest(x, factors), w, bias, padding=padding, groups=groups)
