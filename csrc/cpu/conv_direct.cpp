@@ -31,7 +31,8 @@ struct ChannelBlock {
   int tile;              // of the tile that computes them
 };
 
-// One combination of phases of the three axes: a dense convolution with the taps it needs.
+// One combination of phases of the three axes: a dense convolution with the taps it needs. Those that differ in the
+// phase of W only follow each other and fill whole rows of the output together.
 struct DensePhase {
   const Phase* axis[3];
   int64_t outputs[3];         // of one sub-volume
@@ -197,20 +198,22 @@ class GatherConv {
     };
     std::vector<Task> tasks;
     for (int64_t b = 0; b < count; ++b)
-      for (const DensePhase& phase : phases_) {
-        const int64_t rows = phase.outputs[0] * phase.outputs[1];
-        const int64_t work = inputs_ * phase.taps() * phase.outputs[2];
+      for (size_t p = 0; p < phases_.size(); p += row_phases()) {
+        const DensePhase* phase = &phases_[p];
+        const int64_t rows = phase->outputs[0] * phase->outputs[1];
+        int64_t work = 0;
+        for (size_t i = 0; i < row_phases(); ++i) work += inputs_ * phase[i].taps() * phase[i].outputs[2];
         for (int64_t g = 0; g < groups_; ++g)
           for (const ChannelBlock& block : blocks_) {
-            const int64_t least = channels_at_once(phase) < inputs_ ? kSharingRows : 1;
+            const int64_t least = channels_at_once(*phase) < inputs_ ? kSharingRows : 1;
             const int64_t step = std::max(least, 1 + kTaskCycles / std::max<int64_t>(1, work * block.tile / 2));
             for (int64_t r = 0; r < rows; r += step)
-              tasks.push_back({&phase, g, &block, b, r, std::min(rows, r + step)});
+              tasks.push_back({phase, g, &block, b, r, std::min(rows, r + step)});
           }
       }
     parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
       const Task& t = tasks[i];
-      compute_rows(packed + t.lanes_block * block_size + t.group * inputs_ * channel_, units[t.lanes_block], *t.phase,
+      compute_rows(packed + t.lanes_block * block_size + t.group * inputs_ * channel_, units[t.lanes_block], t.phase,
                    t.group, *t.block, t.first_row, t.last_row);
     });
   }
@@ -221,56 +224,65 @@ class GatherConv {
     return std::max<int64_t>(1, std::min(inputs_, kWindowBytes / (lines * row_ * static_cast<int64_t>(sizeof(T)))));
   }
 
-  void compute_rows(const T* in, const std::vector<Unit>& units, const DensePhase& phase, int64_t group,
+  // Phases of W, which share the rows of the output.
+  size_t row_phases() const { return axes_[2].phases.size(); }
+
+  // Computes rows of `phase` and of the phases of W after it.
+  void compute_rows(const T* in, const std::vector<Unit>& units, const DensePhase* phase, int64_t group,
                     const ChannelBlock& block, int64_t first_row, int64_t last_row) {
-    const int L = table_.lanes;
-    const int64_t width = phase.outputs[2], channels = channels_at_once(phase), line = block.tile * width * L;
-    const T* weights = weights_of(phase, group, block);
-    const int64_t w_channel = phase.taps() * block.tile;
-    RowTaps row_taps(phase, block.tile, table_.max_positions[block.tile]);
-    Scratch<T> lines((last_row - first_row) * line), plain(L * width);
+    const int64_t L = table_.lanes, every = phase->axis[2]->every;
+    const int64_t span = axes_[2].cuts == 1 ? axes_[2].out : axes_[2].sub * every;  // outputs of a row
+    const int64_t channels = channels_at_once(*phase), line = block.tile * span * L;
+    std::vector<RowTaps> row_taps;
+    for (size_t i = 0; i < row_phases(); ++i)
+      row_taps.emplace_back(phase[i], block.tile, table_.max_positions[block.tile]);
+    Scratch<T> lines((last_row - first_row) * line), plain(L * span);
+    if (static_cast<int64_t>(row_phases()) < std::min(every, axes_[2].out))
+      std::fill_n(lines.get(), (last_row - first_row) * line, T(0));
     for (int64_t c = 0; c < inputs_; c += channels)
       for (int64_t row = first_row; row < last_row; ++row) {
-        const int64_t d = row / phase.outputs[1], h = row % phase.outputs[1];
+        const int64_t d = row / phase->outputs[1], h = row % phase->outputs[1];
         const T* at = in + c * channel_ + d * axes_[0].step * plane_ + h * axes_[1].step * row_;
-        for (const auto& tile : row_taps.row(d, h))
-          table_.tile[block.tile][tile.positions](
-              at + tile.first * L, channel_, weights + c * w_channel, w_channel, std::min(channels, inputs_ - c),
-              tile.taps.data(), static_cast<int64_t>(tile.taps.size()),
-              lines.get() + (row - first_row) * line + tile.first * L, width * L, c > 0);
+        T* to = lines.get() + (row - first_row) * line;
+        for (size_t i = 0; i < row_phases(); ++i) {
+          const int64_t w_channel = phase[i].taps() * block.tile;
+          const T* weights = weights_of(phase[i], group, block) + c * w_channel;
+          for (const auto& tile : row_taps[i].row(d, h))
+            table_.tile[block.tile][tile.positions](
+                at + tile.first * L, channel_, weights, w_channel, std::min(channels, inputs_ - c), tile.taps.data(),
+                static_cast<int64_t>(tile.taps.size()), to + (phase[i].axis[2]->first + tile.first * every) * L,
+                span * L, every * L, c > 0);
+        }
         if (c + channels < inputs_) continue;
         for (int64_t o = 0; o < block.valid; ++o)
-          store_row(lines.get() + (row - first_row) * line + o * width * L, units, phase,
-                    group * outputs_ + block.first + o, d, h, plain.get());
+          store_row(to + o * span * L, span, units, *phase, group * outputs_ + block.first + o, d, h, plain.get());
       }
   }
 
   // One row of lane layout to the rows of the output that its lanes stand for.
-  void store_row(const T* line, const std::vector<Unit>& units, const DensePhase& phase, int64_t channel, int64_t d,
-                 int64_t h, T* plain) {
+  void store_row(const T* line, int64_t span, const std::vector<Unit>& units, const DensePhase& phase, int64_t channel,
+                 int64_t d, int64_t h, T* plain) {
     const int L = table_.lanes;
-    const int64_t width = phase.outputs[2];
     const Phase &pd = *phase.axis[0], &ph = *phase.axis[1], &pw = *phase.axis[2];
-    const bool direct = axes_[2].cuts == 1 && pw.every * out_.stride[4] == 1;
-    T* rows[64];
+    const int64_t stride = out_.stride[4];
+    const bool direct = axes_[2].cuts == 1 && stride == 1;
+    T* rows[64] = {};
     T* target[64];
     for (int l = 0; l < L; ++l) {
       const Unit& u = units[l];
       const int64_t od = u.start[0] + d, oh = u.start[1] + h;
       const bool inside = u.image >= 0 && od < pd.outputs && oh < ph.outputs;
-      target[l] = inside
-                      ? out_.data + u.image * out_.stride[0] + channel * out_.stride[1] +
-                            (pd.first + od * pd.every) * out_.stride[2] + (ph.first + oh * ph.every) * out_.stride[3] +
-                            (pw.first + u.start[2] * pw.every) * out_.stride[4]
-                      : nullptr;
-      rows[l] = direct && inside ? target[l] : plain + l * width;
+      target[l] = inside ? out_.data + u.image * out_.stride[0] + channel * out_.stride[1] +
+                               (pd.first + od * pd.every) * out_.stride[2] +
+                               (ph.first + oh * ph.every) * out_.stride[3] + u.start[2] * pw.every * stride
+                         : nullptr;
+      rows[l] = direct && inside ? target[l] : plain + l * span;
     }
-    table_.deinterleave(line, L, width, rows);
+    table_.deinterleave(line, L, span, rows);
     if (direct) return;
-    const int64_t stride = pw.every * out_.stride[4];
     for (int l = 0; l < L; ++l) {
       if (!target[l]) continue;
-      const int64_t valid = std::min(width, pw.outputs - units[l].start[2]);
+      const int64_t valid = std::min(span, axes_[2].out - units[l].start[2] * pw.every);
       for (int64_t i = 0; i < valid; ++i) target[l][i * stride] = rows[l][i];
     }
   }

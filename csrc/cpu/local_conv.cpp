@@ -105,7 +105,7 @@ void run_tile(const ConvTable<T>& table, int outputs, int64_t positions, const T
   for (int64_t p = 0; p < positions;) {
     const int64_t some = std::min<int64_t>(positions - p, table.max_positions[outputs]);
     table.tile[outputs][some](x + p * table.lanes, x_channel, w, count * outputs, channels, taps.data(), count,
-                              y + p * table.lanes, y_stride, false);
+                              y + p * table.lanes, y_stride, table.lanes, false);
     p += some;
   }
 }

@@ -119,7 +119,7 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
         table.tile[block.outputs][positions](
             in_place ? from : panel.get(), in_place ? b.stride[1] : width,
             packed_a.get() + (batch * padded_rows + block.first) * K + k0 * block.outputs, block.outputs, inner, &only,
-            1, result.get() + (block.first - first_row) * width, width, k0 > 0);
+            1, result.get() + (block.first - first_row) * width, width, table.lanes, k0 > 0);
       }
     }
     for (int64_t m = 0; m < std::min(rows, M - first_row); ++m) {

@@ -23,9 +23,9 @@ struct ConvTable {
   int max_positions[kMaxOutputs + 1];
 
   // y[o][p] (+)= sum over c, t of w[c*w_channel + tap[t].weight + o] * x[c*x_channel + tap[t].cell + p*lanes],
-  // o < O, p < P, added in the order (c, t). Rows of y are y_stride elements apart, positions one vector.
+  // o < O, p < P, added in the order (c, t). Rows of y are y_stride elements apart, positions y_position.
   typedef void (*Tile)(const T* x, int64_t x_channel, const T* w, int64_t w_channel, int64_t channels,
-                       const TapOffset* tap, int64_t taps, T* y, int64_t y_stride, bool accumulate);
+                       const TapOffset* tap, int64_t taps, T* y, int64_t y_stride, int64_t y_position, bool accumulate);
   Tile tile[kMaxOutputs + 1][kMaxPositions + 1];
 
   // w[tap[t].weight + o*lanes] += sum over rows r, positions p of

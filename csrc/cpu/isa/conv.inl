@@ -17,12 +17,12 @@
 
 template <class T, int O, int P>
 static void tile(const T* x, int64_t x_channel, const T* w, int64_t w_channel, int64_t channels, const TapOffset* tap,
-                 int64_t taps, T* y, int64_t y_stride, bool accumulate) {
+                 int64_t taps, T* y, int64_t y_stride, int64_t y_position, bool accumulate) {
   constexpr int L = Simd<T>::lanes;
   typedef typename Simd<T>::type V;
   V sum[O][P];
   GK_UNROLL for (int o = 0; o < O; ++o) {
-    GK_UNROLL for (int p = 0; p < P; ++p) sum[o][p] = accumulate ? load(y + o * y_stride + p * L) : V{};
+    GK_UNROLL for (int p = 0; p < P; ++p) sum[o][p] = accumulate ? load(y + o * y_stride + p * y_position) : V{};
   }
   for (int64_t c = 0; c < channels; ++c, x += x_channel, w += w_channel) {
     for (int64_t t = 0; t < taps; ++t) {
@@ -46,7 +46,7 @@ static void tile(const T* x, int64_t x_channel, const T* w, int64_t w_channel, i
     }
   }
   GK_UNROLL for (int o = 0; o < O; ++o) {
-    GK_UNROLL for (int p = 0; p < P; ++p) store(y + o * y_stride + p * L, sum[o][p]);
+    GK_UNROLL for (int p = 0; p < P; ++p) store(y + o * y_stride + p * y_position, sum[o][p]);
   }
 }
 
