@@ -2,6 +2,7 @@
 
     python -m benchmarks.conv_layers                       # batch 16, every 25x25x25 layer
     python -m benchmarks.conv_layers --batch 1,2,4,8,16 --layers D25 --json times.json
+    python -m benchmarks.conv_layers --algorithm fft       # or direct, im2col
 
 Both sides get arrays in the layout they like best: ours contiguous (packing included), PyTorch the faster of contiguous
 and channels_last_3d (laid out beforehand). Rounds are interleaved, the median of each contender is compared, and every
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.backends import cpu
+from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, Padding, conv_geometry
 
 PASSES = ("forward", "input gradient", "weight gradient")
@@ -91,13 +93,14 @@ class Result:
         return None if self.torch_fastest is None else self.torch_fastest / self.fastest
 
 
-def our_runs(g: ConvGeometry, x: Any, w: Any, y: Any) -> dict[str, tuple[Run, Any]]:
+def our_runs(g: ConvGeometry, x: Any, w: Any, y: Any, algorithm: str) -> dict[str, tuple[Run, Any]]:
     """The three passes and the arrays that they fill."""
+    a = CONV_ALGORITHMS[algorithm]
     out_y, out_x, out_w = np.empty_like(y), np.empty_like(x), np.empty_like(w)
     return {
-        "forward": (lambda: cpu.conv(x, w, out_y, g.pod, 0), out_y),
-        "input gradient": (lambda: cpu.conv_transpose(y, w, out_x, g.pod, 0), out_x),
-        "weight gradient": (lambda: cpu.conv_weight(x, y, out_w, g.pod, 0), out_w),
+        "forward": (lambda: cpu.conv(x, w, out_y, g.pod, a), out_y),
+        "input gradient": (lambda: cpu.conv_transpose(y, w, out_x, g.pod, a), out_x),
+        "weight gradient": (lambda: cpu.conv_weight(x, y, out_w, g.pod, a), out_w),
     }
 
 
@@ -133,11 +136,11 @@ def clock(run: Run, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(layer: Layer, batch: int, which: str, rounds: int, torch: Any) -> Result:
+def measure(layer: Layer, batch: int, which: str, rounds: int, torch: Any, algorithm: str = "auto") -> Result:
     g = layer.geometry(batch)
     rng = np.random.default_rng(1)
     x, w, y = (rng.standard_normal(s, dtype=np.float32) for s in (g.x_shape, g.w_shape, g.y_shape))
-    run, out = our_runs(g, x, w, y)[which]
+    run, out = our_runs(g, x, w, y, algorithm)[which]
     contenders: dict[str, Run] = {"ours": run}
     if torch is not None:
         for layout in ("contiguous", "channels_last"):
@@ -182,6 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layers", default="G25,D25", help="comma-separated beginnings of layer names")
     parser.add_argument("--passes", default=",".join(PASSES), help="comma-separated passes")
     parser.add_argument("--batch", default="16", help="comma-separated batch sizes")
+    parser.add_argument("--algorithm", default="auto", choices=CONV_ALGORITHMS, help="how our side computes")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=cpu.num_threads())
     parser.add_argument("--no-torch", action="store_true", help="time our side only")
@@ -208,13 +212,14 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         for batch in map(int, options.batch.split(",")):
             for which in options.passes.split(","):
-                results.append(measure(layer, batch, which, options.rounds, torch))
+                results.append(measure(layer, batch, which, options.rounds, torch, options.algorithm))
                 print(line(results[-1]), flush=True)
     if options.json:
         machine = {
             "processor": platform.processor(),
             "isa": cpu.isa(),
             "threads": options.threads,
+            "algorithm": options.algorithm,
             "numpy": np.__version__,
             "torch": None if torch is None else torch.__version__,
         }

@@ -112,8 +112,8 @@ CONV: list[Refusal] = [
     (lambda: ops.col2im(zeros(2, 6, 3), 4, 2), TypeError, "col2im: output_size must be 1 to 3 ints, got 4"),
     (lambda: ops.col2im(zeros(2, 5, 3), (4,), 2), ValueError, r"col2im: cols must be \(N, C\*2, P\)"),
     (lambda: ops.col2im(zeros(2, 6, 4), (4,), 2), ValueError, r"col2im: cols have shape \(2, 6, 4\)"),
-    (lambda: ops.set_conv_algorithm("fft"),
-     ValueError, "set_conv_algorithm: expected one of auto, direct, im2col, got 'fft'"),
+    (lambda: ops.set_conv_algorithm("winograd"),
+     ValueError, "set_conv_algorithm: expected one of auto, direct, im2col, fft, got 'winograd'"),
 ]  # fmt: skip
 
 WINDOWS: list[Refusal] = [
@@ -272,7 +272,7 @@ def test_a_result_too_large_is_refused_before_anything_is_allocated(
 
 
 # ---- edges with an answer ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("algorithm", ["direct", "im2col"])
+@pytest.mark.parametrize("algorithm", ["direct", "im2col", "fft"])
 def test_a_huge_stride_sees_the_first_cell_only(algorithm: str) -> None:
     before = ops.conv_algorithm()
     ops.set_conv_algorithm(algorithm)
@@ -287,7 +287,7 @@ def test_a_huge_stride_sees_the_first_cell_only(algorithm: str) -> None:
         ops.set_conv_algorithm(before)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "im2col"])
+@pytest.mark.parametrize("algorithm", ["direct", "im2col", "fft"])
 def test_padding_far_beyond_the_image_gives_zeros_there(algorithm: str) -> None:
     before = ops.conv_algorithm()
     ops.set_conv_algorithm(algorithm)
@@ -302,7 +302,7 @@ def test_padding_far_beyond_the_image_gives_zeros_there(algorithm: str) -> None:
         ops.set_conv_algorithm(before)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "im2col"])
+@pytest.mark.parametrize("algorithm", ["direct", "im2col", "fft"])
 @pytest.mark.parametrize("shape", [(0, 3, 5, 5), (2, 0, 5, 5)])
 def test_no_image_and_no_channel_give_no_image_and_zeros(shape: Any, algorithm: str) -> None:
     before = ops.conv_algorithm()

@@ -1,25 +1,35 @@
 // Which path a convolution takes. The direct one (batch in the vector lanes) is the production path for every shape;
-// im2col + matrix product is the plain reference.
+// FFT is taken only where it is asked for, because its error is relative to the image, not to the cell, and where it
+// does not cover the geometry the direct path is; im2col + matrix product is the plain reference.
 #include "conv_paths.hpp"
 #include "kernels.hpp"
 
 namespace gk::cpu {
+namespace {
+
+template <class T, class Path>
+Path choose(ConvAlgorithm a, const ConvGeometry& g, Path direct, Path im2col, Path fft) {
+  if (a == ConvAlgorithm::im2col) return im2col;
+  return a == ConvAlgorithm::fft && conv_fft_covers<T>(g) ? fft : direct;
+}
+
+}  // namespace
 
 template <class T>
 void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = a == ConvAlgorithm::im2col ? conv_im2col<T> : conv_direct<T>;
+  const auto path = choose<T>(a, g, conv_direct<T>, conv_im2col<T>, conv_fft<T>);
   path(x.volume(), w.volume(), y.volume(), g);
 }
 
 template <class T>
 void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = a == ConvAlgorithm::im2col ? conv_transpose_im2col<T> : conv_transpose_direct<T>;
+  const auto path = choose<T>(a, g, conv_transpose_direct<T>, conv_transpose_im2col<T>, conv_transpose_fft<T>);
   path(y.volume(), w.volume(), x.volume(), g);
 }
 
 template <class T>
 void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = a == ConvAlgorithm::im2col ? conv_weight_im2col<T> : conv_weight_direct<T>;
+  const auto path = choose<T>(a, g, conv_weight_direct<T>, conv_weight_im2col<T>, conv_weight_fft<T>);
   path(x.volume(), y.volume(), w.volume(), g);
 }
 

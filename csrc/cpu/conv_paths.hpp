@@ -1,4 +1,4 @@
-// The two convolution paths; conv.cpp chooses. Views have five axes here.
+// The convolution paths; conv.cpp chooses. Views have five axes here.
 #pragma once
 
 #include "../core/geometry.hpp"
@@ -19,5 +19,16 @@ template <class T>
 void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
 template <class T>
 void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+
+// Unit strides and dilations, lanes at least half filled with images, transforms up to kLongestFft, spectra up to 1
+// GiB.
+template <class T>
+bool conv_fft_covers(const ConvGeometry& g);
+template <class T>
+void conv_fft(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+template <class T>
+void conv_transpose_fft(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+template <class T>
+void conv_weight_fft(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 
 }  // namespace gk::cpu

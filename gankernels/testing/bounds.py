@@ -21,6 +21,9 @@ __all__ = [
     "conv_bound",
     "conv_transpose_bound",
     "conv_weight_bound",
+    "fft_conv_bound",
+    "fft_conv_transpose_bound",
+    "fft_conv_weight_bound",
     "gamma",
     "matmul_bound",
     "rounding",
@@ -71,6 +74,49 @@ def conv_transpose_bound(y: Array, w: Array, g: ConvGeometry, dtype: DTypeLike) 
 def conv_weight_bound(x: Array, y: Array, g: ConvGeometry, dtype: DTypeLike) -> Array:
     """Largest error of every element of w = conv_weight(x, y): N * prod(Y) products each."""
     return gamma(g.batch * prod(g.y) + _SPARE, dtype) * oracle.conv_weight(_magnitude(x), _magnitude(y), g)
+
+
+# Convolution by FFT: |error| <= sum over channels of ||a||_2 ||b||_2 * u*(40*log2(n) + 3*K), n the padded volume, K the
+# length of the sums of products. A pass of radix r rounds r + 4 times in a row, and the row sums of |DFT_r| are sqrt(r)
+# times its 2-norm, so a forward transform errs by at most sum over passes of sqrt(2*r)*(r + 4)*u <= 15*u*log2(n) of
+# ||a||_2 (r = 2, 3, 4, 5, 7). By Parseval and Cauchy-Schwarz (1/n) * sum over frequencies of |A B| <= ||a||_2 ||b||_2:
+# two forward transforms give 30, the inverse, whose every output is a sum of the products through
+# sqrt(2)*(r + 4) <= 9*log2(r) roundings a pass, the rest; complex sums of K products give sqrt(2)*gamma_2K.
+def _fft_factor(count: int, g: ConvGeometry, dtype: DTypeLike) -> float:
+    # at most twice the shortest length that does not wrap
+    padded = prod(2 * (x + max(0, *pair) + k + y) for x, pair, k, y in zip(g.x, g.padding, g.kernel, g.y, strict=True))
+    return rounding(dtype) * (40 * float(np.log2(padded)) + 3 * (count + _SPARE))
+
+
+def _channel_norms(a: Array, axis: int, groups: int) -> Array:
+    """The 2-norm over space: (..., groups, channels/groups, ...) with `axis` split."""
+    flat = a.astype(np.float64).reshape(*a.shape[:2], prod(a.shape[2:]))
+    norm = np.sqrt((flat * flat).sum(2))
+    return norm.reshape(*norm.shape[:axis], groups, norm.shape[axis] // groups, *norm.shape[axis + 1 :])
+
+
+def _over_space(norms: Array, g: ConvGeometry) -> Array:
+    return norms.reshape(*norms.shape, *(1,) * g.rank)
+
+
+def fft_conv_bound(x: Array, w: Array, g: ConvGeometry, dtype: DTypeLike) -> Array:
+    """Largest error of conv(x, w) computed by FFT, (N, O, 1, ...): the same for all cells of an image's channel."""
+    norms = np.einsum("ngc,goc->ngo", _channel_norms(x, 1, g.groups), _channel_norms(w, 0, g.groups))
+    factor = _fft_factor(g.in_channels // g.groups, g, dtype)
+    return factor * _over_space(norms.reshape(g.batch, g.out_channels), g)
+
+
+def fft_conv_transpose_bound(y: Array, w: Array, g: ConvGeometry, dtype: DTypeLike) -> Array:
+    """Largest error of conv_transpose(y, w) computed by FFT, (N, C, 1, ...)."""
+    norms = np.einsum("ngo,goc->ngc", _channel_norms(y, 1, g.groups), _channel_norms(w, 0, g.groups))
+    factor = _fft_factor(g.out_channels // g.groups, g, dtype)
+    return factor * _over_space(norms.reshape(g.batch, g.in_channels), g)
+
+
+def fft_conv_weight_bound(x: Array, y: Array, g: ConvGeometry, dtype: DTypeLike) -> Array:
+    """Largest error of conv_weight(x, y) computed by FFT, (O, C/groups, 1, ...)."""
+    norms = np.einsum("ngc,ngo->goc", _channel_norms(x, 1, g.groups), _channel_norms(y, 1, g.groups))
+    return _fft_factor(g.batch, g, dtype) * _over_space(norms.reshape(g.w_shape[:2]), g)
 
 
 def matmul_bound(a: Array, b: Array, dtype: DTypeLike) -> Array:

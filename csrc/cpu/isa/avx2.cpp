@@ -4,6 +4,7 @@
 
 #include "conv.hpp"
 #include "elements.hpp"
+#include "fft.hpp"
 
 #define GK_VECTOR_BYTES 32
 namespace gk::cpu::avx2 {
@@ -14,4 +15,6 @@ namespace gk::cpu::avx2 {
 #include "conv.inl"
 
 #include "elements.inl"
+
+#include "fft.inl"
 }  // namespace gk::cpu::avx2

@@ -4,6 +4,7 @@
 
 #include "conv.hpp"
 #include "elements.hpp"
+#include "fft.hpp"
 
 #define GK_VECTOR_BYTES 64
 namespace gk::cpu::avx512 {
@@ -14,4 +15,6 @@ namespace gk::cpu::avx512 {
 #include "conv.inl"
 
 #include "elements.inl"
+
+#include "fft.inl"
 }  // namespace gk::cpu::avx512

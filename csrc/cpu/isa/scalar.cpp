@@ -3,6 +3,7 @@
 
 #include "conv.hpp"
 #include "elements.hpp"
+#include "fft.hpp"
 
 #define GK_VECTOR_BYTES 16
 namespace gk::cpu::scalar {
@@ -13,4 +14,6 @@ namespace gk::cpu::scalar {
 #include "conv.inl"
 
 #include "elements.inl"
+
+#include "fft.inl"
 }  // namespace gk::cpu::scalar

@@ -1,0 +1,110 @@
+// Fourier transforms of real volumes with one volume per vector lane: plain strided arrays to spectra and back along W
+// and H. The transforms along D belong to the columns of a spectrum, where its user has them in the cache.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../core/view.hpp"
+#include "isa/fft.hpp"
+#include "isa/table.hpp"
+#include "scratch.hpp"
+
+namespace gk::cpu {
+
+GK_ISA_TABLE(FftTable<float>, fft_float)
+GK_ISA_TABLE(FftTable<double>, fft_double)
+
+template <class T>
+const FftTable<T>& fft_table();
+template <>
+inline const FftTable<float>& fft_table<float>() {
+  return fft_float();
+}
+template <>
+inline const FftTable<double>& fft_table<double>() {
+  return fft_double();
+}
+
+constexpr int64_t kLongestFft = 1024;
+
+// The length n >= least with factors 2, 3, 5, 7 that costs least; 0 if least > kLongestFft.
+int64_t fft_length(int64_t least);
+
+template <class T>
+class OwnedFftPlan {
+ public:
+  explicit OwnedFftPlan(int64_t n);
+  OwnedFftPlan(const OwnedFftPlan&) = delete;
+  OwnedFftPlan& operator=(const OwnedFftPlan&) = delete;
+
+  const FftPlan<T>& get() const { return plan_; }
+
+ private:
+  FftPlan<T> plan_{};
+  std::vector<T> twiddles_;
+};
+
+// Volumes of one shape: line i holds one in each lane. Cell 0 of an axis is element first[axis] of its transform.
+template <class T>
+struct LaneVolumes {
+  std::vector<T*> base;  // (line, lane); null: read as zeros, not written
+  int64_t extent[3], stride[3], first[3];
+};
+
+// Complex vectors (w / kTogether, h, line, plane, w % kTogether): what one column (w, h) needs lies together, and the
+// frequencies of one h are not a power of two apart.
+template <class T>
+class Spectrum {
+ public:
+  static constexpr int64_t kTogether = 4;
+
+  Spectrum(int64_t w, int64_t h, int64_t lines, int64_t depth, int lanes)
+      : vector_(2 * lanes), h_(h), depth_(depth), column_(column(lines, depth, lanes)), data_(size(w, h) * column_) {}
+
+  static int64_t elements(int64_t w, int64_t h, int64_t lines, int64_t depth, int lanes) {
+    return size(w, h) * column(lines, depth, lanes);
+  }
+
+  T* at(int64_t w, int64_t h, int64_t line, int64_t plane) const {
+    return data_.get() + (w / kTogether * h_ + h) * column_ +
+           ((line * depth_ + plane) * kTogether + w % kTogether) * vector_;
+  }
+  int64_t depth() const { return depth_; }
+  int64_t h_stride() const { return column_; }
+  int64_t plane_stride() const { return kTogether * vector_; }
+
+ private:
+  static int64_t size(int64_t w, int64_t h) { return (w + kTogether - 1) / kTogether * h; }
+  static int64_t column(int64_t lines, int64_t depth, int lanes) { return (lines * depth * kTogether + 3) * 2 * lanes; }
+
+  int64_t vector_, h_, depth_, column_;
+  Scratch<T> data_;
+};
+
+// A range of a line of complex vectors, in the order that the transform and its inverse want.
+template <class T>
+FftLine<T> fft_line(T* data, int64_t part, int64_t stride, int64_t first, int64_t last) {
+  return {data, data + part, stride, first, last};
+}
+template <class T>
+FftLine<T> exchanged(const FftLine<T>& line) {
+  return {line.im, line.re, line.stride, line.first, line.last};
+}
+
+template <class T>
+class VolumeFft {
+ public:
+  VolumeFft(int64_t w, int64_t h, int lanes) : w_(w), h_(h), lanes_(lanes) {}
+
+  // Twice the transform along W and H of `lines` lines.
+  void forward(const LaneVolumes<const T>& in, int64_t lines, const Spectrum<T>& out) const;
+  // Writes scale * the inverse along H and W, which is not divided by the lengths.
+  void inverse(const Spectrum<T>& in, int64_t lines, const LaneVolumes<T>& out, T scale) const;
+
+ private:
+  const OwnedFftPlan<T> w_, h_;
+  const int lanes_;
+};
+
+}  // namespace gk::cpu
