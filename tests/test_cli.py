@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,6 +226,28 @@ def test_threads_are_taken_from_the_command_line(monkeypatch: pytest.MonkeyPatch
         assert "threads                    1 of" in capsys.readouterr().out
     finally:
         gk.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("GANKERNELS_ISA", "sse9", "scalar"), ("GANKERNELS_NUM_THREADS", "many", "an integer from 1 to")],
+)
+def test_a_wrong_environment_is_one_paragraph_and_info_still_answers(name: str, value: str, said: str) -> None:
+    environment = {**os.environ, name: value}
+
+    def result_of(*command: str) -> Any:
+        return subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, timeout=60, check=False, env=environment
+        )
+
+    done = result_of("-m", "gankernels", "train", "toy-gaussian", "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"gankernels train: {name} is '{value}'")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert result_of("-m", "gankernels", "info").returncode == 0
+    library = result_of("-c", "import gankernels as gk; gk.ones(3) + gk.ones(3)")
+    assert library.stderr.splitlines()[-1].startswith(f"ValueError: {name} is '{value}'")
 
 
 def test_threads_are_taken_from_the_environment() -> None:

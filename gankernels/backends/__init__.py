@@ -43,5 +43,13 @@ _cpu = get("cpu")
 
 
 def backend_of(array: Any) -> Any:
-    """The backend that an array belongs to."""
+    """The backend that an array belongs to.
+
+    Raises
+    ------
+    ValueError
+        If an environment variable asks for what this machine has not.
+    """
+    if _cpu.problem is not None:
+        raise ValueError(_cpu.problem)
     return _cpu

@@ -159,9 +159,14 @@ def set_isa(name: str) -> None:
     native.set_isa(name)
 
 
-if (_wanted := os.environ.get("GANKERNELS_ISA")) and _wanted not in isa_present():
-    raise ValueError(f"GANKERNELS_ISA is {_wanted!r}; this machine and build have: {', '.join(isa_present())}")
-if (_threads := os.environ.get("GANKERNELS_NUM_THREADS")) and not (
-    _threads.isdigit() and 1 <= int(_threads) <= _MAX_THREADS
-):
-    raise ValueError(f"GANKERNELS_NUM_THREADS is {_threads!r}; expected an integer from 1 to {_MAX_THREADS}")
+def _environment_problem() -> str | None:
+    wanted, threads = os.environ.get("GANKERNELS_ISA"), os.environ.get("GANKERNELS_NUM_THREADS")
+    if wanted and wanted not in isa_present():
+        return f"GANKERNELS_ISA is {wanted!r}; this machine and build have: {', '.join(isa_present())}"
+    if threads and not (threads.isdigit() and 1 <= int(threads) <= _MAX_THREADS):
+        return f"GANKERNELS_NUM_THREADS is {threads!r}; expected an integer from 1 to {_MAX_THREADS}"
+    return None
+
+
+#: What is wrong with the environment variables, or None. The first operation raises it, importing does not.
+problem = _environment_problem()

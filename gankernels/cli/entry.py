@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gankernels.cli.errors import DONE, FAILURE, WRONG_USE, describe
+from gankernels.backends import cpu
+from gankernels.cli.errors import DONE, FAILURE, WRONG_USE, WrongUse, describe
 
 __all__ = ["main", "parser"]
 
@@ -77,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return DONE
     try:
+        if cpu.problem is not None and arguments.command != "info":
+            raise WrongUse(cpu.problem)
         if getattr(arguments, "threads", None) is not None:
             import gankernels
 
