@@ -69,6 +69,21 @@ def test_a_step_is_so_many_updates_of_each_network_and_real_and_fake_never_share
     assert t.data.state()["cursor"] == 2
 
 
+def test_the_steps_use_the_chosen_convolutions_and_the_samples_do_not():
+    used = {"steps": set(), "samples": set()}
+    t = trainer(conv_algorithm="fft", max_steps=2, on_validate=lambda t: used["samples"].add(gk.conv_algorithm()) or {})
+    generate = t.gan.generate
+
+    def noted(noise, conditions):
+        used["steps"].add(gk.conv_algorithm())
+        return generate(noise, conditions)
+
+    t.gan.generate = noted
+    t.run()
+    assert used == {"steps": {"fft"}, "samples": {"auto"}}
+    assert gk.conv_algorithm() == "auto"
+
+
 def test_the_generators_update_computes_no_gradient_for_the_discriminators_weights(monkeypatch):
     t = trainer()
     counts = {"conv_weight": 0, "conv_transpose": 0}

@@ -17,6 +17,7 @@ from gankernels.gan.losses import LossConfig
 __all__ = ["OptimizerConfig", "TrainerConfig", "learning_rate_factor", "make_optimizer", "planned_steps"]
 
 OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
+ConvAlgorithm = Literal["auto", "direct", "im2col", "fft"]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]
 
 
@@ -77,6 +78,9 @@ class TrainerConfig:
     ema_decay: float = option(0.999, "memory of the averaged generator; 0: the last weights")
     lr_schedule: Schedule = option("constant", "constant, cosine, linear or exponential")
     lr_final: float = option(0.1, "factor of the learning rates at the end of the schedule")
+    conv_algorithm: ConvAlgorithm = option(
+        "auto", "convolutions of the training steps: auto, direct, im2col or fft; samples are always made with auto"
+    )
     max_grad_norm: float = option(0.0, "longer gradients are shortened to this norm; 0: never")
     validate_every: int = option(0, "steps between validations; 0: once an epoch")
     checkpoint_every: int = option(0, "steps between checkpoints beside those of validations; 0: none")
@@ -90,7 +94,11 @@ class TrainerConfig:
     health: HealthConfig = option(HealthConfig(), "signs of a lost run")
 
     def __post_init__(self) -> None:
-        for name, choices in (("lr_schedule", get_args(Schedule)), ("progress", get_args(ProgressMode))):
+        for name, choices in (
+            ("lr_schedule", get_args(Schedule)),
+            ("conv_algorithm", get_args(ConvAlgorithm)),
+            ("progress", get_args(ProgressMode)),
+        ):
             if getattr(self, name) not in choices:
                 value = getattr(self, name)
                 raise ValueError(f"trainer: {name} cannot be {value!r}; {closest(str(value), choices)}")

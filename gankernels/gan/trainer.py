@@ -26,7 +26,7 @@ from gankernels.gan.model import GAN, Batch, Batches, Conditions
 from gankernels.gan.settings import TrainerConfig, learning_rate_factor, planned_steps
 from gankernels.gan.signals import StopSignals
 from gankernels.gan.steps import STREAMS, Updates
-from gankernels.ops import Generator, default_generator
+from gankernels.ops import Generator, default_generator, using_conv_algorithm
 
 __all__ = ["Outcome", "Trainer", "load_generator"]
 
@@ -147,12 +147,13 @@ class Trainer:
         """One step: `d_steps` of the discriminator, `g_steps` of the generator, the average of the generator."""
         self._set_learning_rates()
         self.losses.clear()
-        for _ in range(self.config.d_steps):
-            real = next(self.data)
-            fake = self.updates.fakes(real)
-            self.updates.discriminator(real, fake)
-        for _ in range(self.config.g_steps):
-            self.updates.generator(real)
+        with using_conv_algorithm(self.config.conv_algorithm):
+            for _ in range(self.config.d_steps):
+                real = next(self.data)
+                fake = self.updates.fakes(real)
+                self.updates.discriminator(real, fake)
+            for _ in range(self.config.g_steps):
+                self.updates.generator(real)
         self.ema.update(self.gan.generator)
         self.step += 1
         if self.health.due(self.step):

@@ -11,6 +11,7 @@ from gankernels.ops.conv import (
     im2col,
     local_conv,
     set_conv_algorithm,
+    using_conv_algorithm,
 )
 from gankernels.ops.creation import from_array, full, ones, ones_like, tensor, zeros, zeros_like
 from gankernels.ops.gather import embedding, index_select
@@ -147,6 +148,7 @@ __all__ = [
     "unfused_upsample_conv",
     "upsample_conv",
     "upsample_nearest",
+    "using_conv_algorithm",
     "var",
     "where",
     "zeros",

@@ -5,7 +5,8 @@ conv opens y, conv_transpose opens x, conv_weight opens w; the derivative of eac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "im2col",
     "local_conv",
     "set_conv_algorithm",
+    "using_conv_algorithm",
 ]
 
 _algorithm = "auto"
@@ -63,6 +65,17 @@ def set_conv_algorithm(name: str) -> None:
 def conv_algorithm() -> str:
     """The name given to set_conv_algorithm."""
     return _algorithm
+
+
+@contextmanager
+def using_conv_algorithm(name: str) -> Iterator[None]:
+    """set_conv_algorithm for a block; the one before is used again after it."""
+    before = conv_algorithm()
+    set_conv_algorithm(name)
+    try:
+        yield
+    finally:
+        set_conv_algorithm(before)
 
 
 def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:
