@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from gankernels.backends import cpu
-from gankernels.cli.errors import DONE, FAILURE, WRONG_USE, WrongUse, describe
+from gankernels.cli.errors import DONE, FAILURE, WRONG_USE, WrongUse, describe, sigterm_raises
 
 __all__ = ["main", "parser"]
 
@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import gankernels
 
             gankernels.set_num_threads(arguments.threads)
-        code: int = arguments.run(arguments)
+        with sigterm_raises():
+            code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import signal
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
-__all__ = ["DONE", "FAILURE", "WRONG_USE", "WrongUse", "arguments_at_fault", "describe"]
+__all__ = ["DONE", "FAILURE", "WRONG_USE", "Terminated", "WrongUse", "arguments_at_fault", "describe", "sigterm_raises"]
 
 DONE, FAILURE, WRONG_USE = 0, 1, 2
 
 
 class WrongUse(Exception):
     """The command line cannot be followed as it is; exit code 2."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; what is half done is taken back as after Ctrl-C."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raise Terminated at the first SIGTERM; the second ends the process at once.
+
+    Whoever has set a handler of their own keeps it, and outside the main thread nothing can be set.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -31,7 +59,8 @@ def arguments_at_fault() -> Iterator[None]:
 def describe(command: str, error: BaseException) -> tuple[str, int]:
     """The paragraph and the exit code for an error of `gankernels COMMAND`."""
     if isinstance(error, KeyboardInterrupt):
-        return f"{command}: interrupted; nothing was left half written under its final name", FAILURE
+        what = "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted"
+        return f"{command}: {what}; nothing was left half written under its final name", FAILURE
     text = f"{command}: {_message(error).removeprefix(command.split()[-1] + ': ')}"
     code = WRONG_USE if isinstance(error, WrongUse) else FAILURE
     if isinstance(error, MemoryError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankernels.cli.errors import DONE, WrongUse, arguments_at_fault
-from gankernels.cli.options import command, count, seed, span
+from gankernels.cli.options import check_target, command, count, seed, span
 
 if TYPE_CHECKING:
     from gankernels.gan.showers import ShowerGAN
@@ -53,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gankernels.cli.revive import revive
 
     out: Path = arguments.out
-    if out.exists() and not arguments.overwrite:
-        raise WrongUse(f"{out} exists; choose another name or add --overwrite")
+    check_target(out, arguments.overwrite)
     if not out.absolute().parent.is_dir():
         raise WrongUse(f"{out}: there is no folder {out.parent}")
     gan, trained, config, step = revive(arguments.run_dir, arguments.checkpoint)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any
 
-__all__ = ["command", "count", "extents", "number", "seed", "span"]
+from gankernels.cli.errors import WrongUse
+
+__all__ = ["check_target", "command", "count", "extents", "number", "seed", "span"]
 
 
 def command(commands: Any, name: str, run: Any, summary: str, examples: str, threads: bool = True) -> Any:
@@ -26,6 +29,14 @@ def command(commands: Any, name: str, run: Any, summary: str, examples: str, thr
             "--threads", type=count, metavar="N", help="threads of the kernels; results do not depend on it"
         )
     return added
+
+
+def check_target(path: Path, overwrite: bool, instead: str = "choose another name") -> None:
+    """Refuse to write a file where one is that may not be replaced, or something that is no file."""
+    if path.exists() and not path.is_file():
+        raise WrongUse(f"{path}: is no ordinary file and is never replaced; {instead}")
+    if path.exists() and not overwrite:
+        raise WrongUse(f"{path} exists; {instead} or add --overwrite")
 
 
 def count(text: str) -> int:

@@ -70,11 +70,11 @@ def create(root: Path, recipe: str) -> Path:
 
 
 def latest(root: Path, recipe: str) -> Path:
-    """The run of that recipe with the highest number."""
+    """The run of that recipe with the highest number; directories that no run began in do not count."""
     found = (
         [(int(m[1]), p) for p in root.glob(f"*-{recipe}") if (m := _NAME.fullmatch(p.name))] if root.is_dir() else []
     )
-    found = [(n, p) for n, p in found if p.name == f"{n:05d}-{recipe}"]
+    found = [(n, p) for n, p in found if p.name == f"{n:05d}-{recipe}" and (p / "run.json").is_file()]
     if not found:
         raise WrongUse(
             f"there is no run of {recipe} under {root}; name it with --run-dir, or start one without --resume"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gankernels.cli.errors import DONE, WrongUse, arguments_at_fault
-from gankernels.cli.options import command, count, extents, number, seed, span
+from gankernels.cli.options import check_target, command, count, extents, number, seed, span
 
 EXAMPLES = """\
   gankernels simulate showers.h5 --events 10000 --energy-gev 10:100 --grid 25,25,25 --seed 1
@@ -53,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gankernels.calo import simulate_to_file
 
     out: Path = arguments.out
-    if out.exists() and not arguments.overwrite:
-        raise WrongUse(f"{out} exists; choose another name or add --overwrite")
+    check_target(out, arguments.overwrite)
     if not out.absolute().parent.is_dir():
         raise WrongUse(f"{out}: there is no folder {out.parent}")
     tqdm = require("tqdm", extra="calo", purpose="the progress bar")

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gankernels._atomic import write_text
 from gankernels.cli.errors import DONE, WrongUse, arguments_at_fault
 from gankernels.cli.options import command, count, number, seed
 from gankernels.cli.runs import Run, create, latest, open_run, write_json
@@ -179,17 +180,12 @@ def _resume(recipe: Recipe, arguments: argparse.Namespace) -> int:
         _check_same_data(saved, session)
         if arguments.dry_run:
             from gankernels.cli.plan import plan
+            from gankernels.gan.trainer import Trainer
 
+            Trainer(session.gan, session.batches, request.config.train).resume(point or saved.checkpoints)
             print(plan(recipe, request, session))
             return DONE
-        (directory / "config.toml").write_text(_toml(request), encoding="utf-8")
         return _train(request, session, directory, point or saved.checkpoints, arguments)
-
-
-def _toml(request: Request) -> str:
-    from gankernels.gan.config import to_toml
-
-    return to_toml(request.config)
 
 
 def _place(arguments: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -218,6 +214,7 @@ def _check_same_data(saved: Run, session: Session) -> None:
 def _train(
     request: Request, session: Session, directory: Path, resume: Path | None, arguments: argparse.Namespace
 ) -> int:
+    from gankernels.gan.config import to_toml
     from gankernels.gan.signals import EXIT_CODE
     from gankernels.gan.trainer import Trainer, load_generator
 
@@ -238,6 +235,7 @@ def _train(
     )
     if resume is not None:
         print(f"going on from {trainer.resume(resume)}")
+        write_text(directory / "config.toml", to_toml(request.config))  # only now: a refused run stays as it was
     outcome = trainer.run()
     _tell(outcome, trainer)
     if outcome.status == "signal":

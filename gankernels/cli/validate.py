@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gankernels.cli.errors import DONE, WrongUse, arguments_at_fault
-from gankernels.cli.options import command, count, seed
+from gankernels.cli.options import check_target, command, count, seed
 
 __all__ = ["add", "print_table", "run"]
 
@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     added.add_argument("generated", type=Path, metavar="GENERATED", help="file of generated showers")
     added.add_argument("--reference", type=Path, required=True, metavar="FILE", help="file of Monte Carlo showers")
     added.add_argument("--out", type=Path, metavar="DIR", help="folder for report.html and report.json")
+    added.add_argument("--overwrite", action="store_true", help="replace a report that exists")
     added.add_argument("--title", default="Generated showers against Monte Carlo", help="heading of the report")
     added.add_argument("--no-classifier", action="store_true", help="leave out the two-sample classifier (faster)")
     added.add_argument("--max-events", type=count, metavar="N", help="use at most N showers of each file")
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not path.is_file():
             raise WrongUse(f"{path}: there is no such file")
     out: Path = arguments.out or arguments.generated.absolute().parent
+    _check_out(out, arguments)
     how = {"unit": arguments.unit, "binning": arguments.binning}
     with open_showers(arguments.generated, **how) as file:
         generated = file.read(0, min(file.n_events, arguments.max_events or file.n_events))
@@ -66,6 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"note: {warning}")
     print(f"report: {result.html_path}")
     return DONE
+
+
+def _check_out(out: Path, arguments: argparse.Namespace) -> None:
+    """Refuse a folder whose report would be lost."""
+    reports = [out / "report.html", out / "report.json"]
+    if arguments.out is None and (out / "run.json").is_file() and any(path.exists() for path in reports):
+        raise WrongUse(f"{out}: has the report of its training, which stays; say with --out where this one goes")
+    for path in reports:
+        check_target(path, arguments.overwrite, "choose another folder with --out")
 
 
 def print_table(rows: Sequence[tuple[str, str]]) -> None:
