@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gankernels import ops
 from gankernels.autograd import Tensor
+from gankernels.nn import torch_names as F
 from gankernels.nn.module import Module
 
 __all__ = [
@@ -120,14 +121,17 @@ class GELU(Module):
 
 
 class Softmax(Module):
-    """exp(x) divided by its sum along an axis."""
+    """exp(x) divided by its sum along axis `dim`.
 
-    def __init__(self, dim: int = -1) -> None:
+    Without `dim` it is PyTorch's (deprecated) choice: axis 0 of 0, 1 or 3 axes, otherwise axis 1. Better give it.
+    """
+
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         self.dim = dim
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.softmax(input, self.dim)
+        return F.softmax(input, self.dim)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
@@ -137,4 +141,4 @@ class LogSoftmax(Softmax):
     """Logarithm of Softmax."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.log_softmax(input, self.dim)
+        return F.log_softmax(input, self.dim)

@@ -18,7 +18,8 @@ from gankernels.nn.loss_functions import (
     nll_loss,
     smooth_l1_loss,
 )
-from gankernels.ops import (
+from gankernels.nn.torch_names import (
+    batch_norm,
     dropout,
     elu,
     embedding,
@@ -30,7 +31,9 @@ from gankernels.ops import (
     linear,
     log_softmax,
     logsigmoid,
+    normalize,
     pad,
+    refuse,
     relu,
     sigmoid,
     softmax,
@@ -87,8 +90,6 @@ __all__ = [
     "tanh",
     "upsample",
 ]
-
-batch_norm = ops.batch_norm
 
 
 def batched(op: str, x: Tensor, rank: int, run: Callable[[Tensor], Any]) -> Any:
@@ -234,6 +235,9 @@ def interpolate(
     size: IntOrInts | None = None,
     scale_factor: Any = None,
     mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
 ) -> Tensor:
     """Repeat the cells of input (N, C, *X), as torch.nn.functional.interpolate(mode="nearest").
 
@@ -245,12 +249,17 @@ def interpolate(
         Whole numbers (2.0 counts as one). Give exactly one of size and scale_factor.
     mode : str
         "nearest".
+    align_corners, antialias : None, False
+        For PyTorch's other modes.
+    recompute_scale_factor : bool, optional
+        Changes nothing: the factors are whole.
 
     Raises
     ------
     ValueError
         If the mode is another one, or a factor is not a whole number of at least 1.
     """
+    refuse("interpolate", align_corners=(align_corners, None), antialias=(antialias, False))
     if mode != "nearest":
         raise ValueError(f"interpolate: mode {mode!r} is not supported; expected 'nearest'")
     if (size is None) == (scale_factor is None):
@@ -283,9 +292,3 @@ def whole_factors(op: str, scale_factor: Any, rank: int | None) -> tuple[int, ..
             raise ValueError(f"{op}: scale_factor must be whole and at least 1 on every axis, got {scale_factor!r}")
     factors = tuple(int(v) for v in values)
     return factors if rank is None else ints(op, "scale_factor", factors if several else factors[0], rank, 1)
-
-
-def normalize(input: Tensor, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    """input divided by its Euclidean norm along an axis, the norm at least eps."""
-    norm = ops.sqrt(ops.sum(ops.square(input), dim, True))
-    return input / ops.clamp(norm, eps)

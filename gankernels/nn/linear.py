@@ -12,6 +12,7 @@ from gankernels.autograd import Tensor
 from gankernels.nn import init
 from gankernels.nn.module import Module
 from gankernels.nn.parameter import Parameter
+from gankernels.nn.torch_names import embedding, refuse
 from gankernels.ops.random import Generator, default_generator
 
 __all__ = ["Embedding", "Linear", "count", "new_parameter"]
@@ -94,6 +95,8 @@ class Embedding(Module):
     num_embeddings, embedding_dim : int
     padding_idx : int, optional
         A row that starts at zero and receives no gradient.
+    max_norm, norm_type, scale_grad_by_freq, sparse
+        Accepted at PyTorch's defaults only.
     generator : Generator, optional
         Stream of the initial values (standard normal).
 
@@ -109,12 +112,20 @@ class Embedding(Module):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        *,
         device: str | None = None,
         dtype: Any = None,
-        *,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
+        refuse(
+            "Embedding", max_norm=(max_norm, None), norm_type=(norm_type, 2.0),
+            scale_grad_by_freq=(scale_grad_by_freq, False), sparse=(sparse, False),
+        )  # fmt: skip
         self.num_embeddings = count("Embedding", "num_embeddings", num_embeddings)
         self.embedding_dim = count("Embedding", "embedding_dim", embedding_dim)
         if padding_idx is not None:
@@ -134,11 +145,7 @@ class Embedding(Module):
             self.weight.data[self.padding_idx] = 0
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.padding_idx is None:
-            return ops.embedding(input, self.weight)
-        live = np.ones((self.num_embeddings, 1), np.bool_)
-        live[self.padding_idx] = False
-        return ops.embedding(input, ops.where(Tensor(live), self.weight, self.weight.detach()))
+        return embedding(input, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

@@ -1,4 +1,4 @@
-"""Losses as functions. Arguments as PyTorch's, the rarer ones by keyword only."""
+"""Losses as functions, with PyTorch's arguments; its deprecated size_average and reduce may only be None."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ __all__ = [
 ]
 
 
-def check_reduction(op: str, reduction: str) -> None:
-    """Raise unless reduction is "none", "mean" or "sum"."""
+def check_reduction(op: str, reduction: str, size_average: None = None, reduce: None = None) -> None:
+    """Raise unless reduction is "none", "mean" or "sum", and PyTorch's deprecated two are None."""
+    for name, value in (("size_average", size_average), ("reduce", reduce)):
+        if value is not None:
+            raise ValueError(f"{op}: {name}={value!r} is not supported; expected None, and reduction says it")
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
 
@@ -44,19 +47,25 @@ def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
         raise ValueError(f"{op}: input has shape {input.shape}, target {target.shape}; they must be equal")
 
 
-def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+def mse_loss(
+    input: Tensor, target: Tensor, size_average: None = None, reduce: None = None, reduction: str = "mean"
+) -> Tensor:
     """(input - target)^2."""
+    check_reduction("mse_loss", reduction, size_average, reduce)
     _same_shape("mse_loss", input, target)
     return reduce_loss("mse_loss", ops.square(input - target), reduction)
 
 
-def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+def l1_loss(
+    input: Tensor, target: Tensor, size_average: None = None, reduce: None = None, reduction: str = "mean"
+) -> Tensor:
     """|input - target|."""
+    check_reduction("l1_loss", reduction, size_average, reduce)
     _same_shape("l1_loss", input, target)
     return reduce_loss("l1_loss", ops.abs(input - target), reduction)
 
 
-def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the square below delta, delta*(|input - target| - delta/2) above."""
     _same_shape("huber_loss", input, target)
     if not delta > 0:
@@ -66,8 +75,16 @@ def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta:
     return reduce_loss("huber_loss", near * (distance - near * 0.5), reduction)
 
 
-def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+def smooth_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Tensor:
     """huber_loss divided by beta; l1_loss where beta is 0."""
+    check_reduction("smooth_l1_loss", reduction, size_average, reduce)
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
     if not beta > 0:
@@ -76,7 +93,12 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
 
 
 def binary_cross_entropy(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """-(t*log(p) + (1 - t)*log(1 - p)), the logarithms limited to -100.
 
@@ -94,6 +116,7 @@ def binary_cross_entropy(
     ValueError
         If a probability is outside [0, 1] or is NaN.
     """
+    check_reduction("binary_cross_entropy", reduction, size_average, reduce)
     _same_shape("binary_cross_entropy", input, target)
     if input.data.size:
         low, high = float(ops.amin(input.detach())), float(ops.amax(input.detach()))
@@ -107,7 +130,8 @@ def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: None = None,
+    reduce: None = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
@@ -120,6 +144,7 @@ def binary_cross_entropy_with_logits(
     weight, pos_weight : Tensor, optional
         Factors of each element's loss, and of the positive part; broadcast.
     """
+    check_reduction("binary_cross_entropy_with_logits", reduction, size_average, reduce)
     _same_shape("binary_cross_entropy_with_logits", input, target)
     positive = target if pos_weight is None else target * pos_weight
     loss = positive * ops.softplus(-input, 1.0, math.inf) + (1.0 - target) * ops.softplus(input, 1.0, math.inf)
@@ -172,7 +197,13 @@ def _weighted(op: str, loss: Tensor, total: Tensor, shape: tuple[int, ...], redu
 
 
 def nll_loss(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: None = None,
+    ignore_index: int = -100,
+    reduce: None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """-input at the target class; the mean is weighted by the classes' weights.
 
@@ -185,6 +216,7 @@ def nll_loss(
     ignore_index : int
         Targets that count nothing.
     """
+    check_reduction("nll_loss", reduction, size_average, reduce)
     rows, shape = _classes_last("nll_loss", input)
     _class_weights("nll_loss", weight, rows.shape[1])
     picked, factor = _picked("nll_loss", rows, shape, target, weight, ignore_index)
@@ -195,8 +227,9 @@ def cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: None = None,
     ignore_index: int = -100,
+    reduce: None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -214,6 +247,7 @@ def cross_entropy(
     label_smoothing : float
         Share of the target that is spread evenly over all classes.
     """
+    check_reduction("cross_entropy", reduction, size_average, reduce)
     op = "cross_entropy"
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{op}: label_smoothing must be between 0 and 1, got {label_smoothing}")

@@ -55,6 +55,8 @@ class _BatchNorm(_Affine):
     momentum : float or None
         Weight of the new statistics; None gives the plain average of all batches so far.
     affine : bool
+    bias : bool
+        Without it an affine layer only scales.
     track_running_stats : bool
         Without them the batch's statistics are used in evaluation too.
 
@@ -79,12 +81,14 @@ class _BatchNorm(_Affine):
         track_running_stats: bool = True,
         device: str | None = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_features = count(type(self).__name__, "num_features", num_features)
         self.eps, self.momentum, self.affine = eps, momentum, affine
         self.track_running_stats = track_running_stats
-        self._affine((num_features,), affine, affine, device, dtype)
+        self._affine((num_features,), affine, affine and bias, device, dtype)
         dtype = np.dtype(np.float32 if dtype is None else dtype)
         track = track_running_stats
         self.register_buffer("running_mean", ops.zeros(num_features, dtype=dtype) if track else None)
@@ -178,6 +182,8 @@ class GroupNorm(_Affine):
         affine: bool = True,
         device: str | None = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_groups = count("GroupNorm", "num_groups", num_groups)
@@ -185,7 +191,7 @@ class GroupNorm(_Affine):
         if num_channels % num_groups:
             raise ValueError(f"GroupNorm: num_groups={num_groups} must divide num_channels={num_channels}")
         self.eps, self.affine = eps, affine
-        self._affine((num_channels,), affine, affine, device, dtype)
+        self._affine((num_channels,), affine, affine and bias, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -205,6 +211,8 @@ class _InstanceNorm(_Affine):
     momentum : float
         Accepted for PyTorch's argument order; there are no running statistics to weigh.
     affine : bool
+    bias : bool
+        Without it an affine layer only scales.
     track_running_stats : bool
         Only False: an instance's statistics are its own.
     """
@@ -220,6 +228,8 @@ class _InstanceNorm(_Affine):
         track_running_stats: bool = False,
         device: str | None = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if track_running_stats:
@@ -227,7 +237,7 @@ class _InstanceNorm(_Affine):
         self.num_features = count(type(self).__name__, "num_features", num_features)
         self.eps, self.momentum, self.affine = eps, momentum, affine
         self.track_running_stats = track_running_stats
-        self._affine((num_features,), affine, affine, device, dtype)
+        self._affine((num_features,), affine, affine and bias, device, dtype)
 
     def _run(self, x: Tensor) -> Tensor:
         return ops.instance_norm(x, self.weight, self.bias, self.eps)

@@ -10,6 +10,7 @@ from gankernels.autograd import Tensor
 from gankernels.geometry import IntOrInts, padding_pairs
 from gankernels.nn.functional import interpolate, whole_factors
 from gankernels.nn.module import Module
+from gankernels.nn.torch_names import refuse
 
 __all__ = ["Flatten", "Reshape", "Unflatten", "Upsample", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d"]
 
@@ -68,10 +69,22 @@ class Upsample(Module):
         Whole numbers.
     mode : str
         "nearest".
+    align_corners : None
+        For PyTorch's other modes.
+    recompute_scale_factor : bool, optional
+        Changes nothing: the factors are whole.
     """
 
-    def __init__(self, size: IntOrInts | None = None, scale_factor: Any = None, mode: str = "nearest") -> None:
+    def __init__(
+        self,
+        size: IntOrInts | None = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
+    ) -> None:
         super().__init__()
+        refuse("Upsample", align_corners=(align_corners, None))
         if mode != "nearest":
             raise ValueError(f"Upsample: mode {mode!r} is not supported; expected 'nearest'")
         if (size is None) == (scale_factor is None):

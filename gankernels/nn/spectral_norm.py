@@ -44,8 +44,8 @@ class _SpectralNorm:
         with no_grad():
             fresh_u, fresh_v = u.clone(), v.clone()
             for _ in range(self.n_power_iterations if iterate else 0):
-                fresh_v = normalize(ops.matmul(matrix.transpose(0, 1), fresh_u), 0, self.eps)
-                fresh_u = normalize(ops.matmul(matrix, fresh_v), 0, self.eps)
+                fresh_v = normalize(ops.matmul(matrix.transpose(0, 1), fresh_u), dim=0, eps=self.eps)
+                fresh_u = normalize(ops.matmul(matrix, fresh_v), dim=0, eps=self.eps)
             if iterate:
                 update.copy_(u, fresh_u)
                 update.copy_(v, fresh_v)
@@ -102,8 +102,8 @@ def spectral_norm(
     stream = generator or default_generator()
     with no_grad():
         H, W = norm.matrix(weight).shape
-        u = normalize(stream.normal((H,), weight.dtype), 0, eps)
-        v = normalize(stream.normal((W,), weight.dtype), 0, eps)
+        u = normalize(stream.normal((H,), weight.dtype), dim=0, eps=eps)
+        v = normalize(stream.normal((W,), weight.dtype), dim=0, eps=eps)
     delattr(module, name)
     module.register_parameter(f"{name}_orig", weight)
     module.__dict__[name] = weight.detach()
