@@ -96,11 +96,12 @@ class Result:
 def our_runs(g: ConvGeometry, x: Any, w: Any, y: Any, algorithm: str) -> dict[str, tuple[Run, Any]]:
     """The three passes and the arrays that they fill."""
     a = CONV_ALGORITHMS[algorithm]
+    gradient = CONV_ALGORITHMS["fast" if algorithm == "auto" else algorithm]  # what "auto" is in a backward pass
     out_y, out_x, out_w = np.empty_like(y), np.empty_like(x), np.empty_like(w)
     return {
         "forward": (lambda: cpu.conv(x, w, out_y, g.pod, a), out_y),
-        "input gradient": (lambda: cpu.conv_transpose(y, w, out_x, g.pod, a), out_x),
-        "weight gradient": (lambda: cpu.conv_weight(x, y, out_w, g.pod, a), out_w),
+        "input gradient": (lambda: cpu.conv_transpose(y, w, out_x, g.pod, gradient), out_x),
+        "weight gradient": (lambda: cpu.conv_weight(x, y, out_w, g.pod, gradient), out_w),
     }
 
 

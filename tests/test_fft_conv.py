@@ -20,6 +20,7 @@ from gankernels.testing import bounds, oracle
 
 FFT, DIRECT = CONV_ALGORITHMS["fft"], CONV_ALGORITHMS["direct"]
 SLOTS = ("y", "x", "w")
+RNG = np.random.default_rng(7)
 Array = np.ndarray[Any, np.dtype[Any]]
 KERNEL = {"y": cpu.conv, "x": cpu.conv_transpose, "w": cpu.conv_weight}
 ORACLE = {"y": oracle.conv, "x": oracle.conv_transpose, "w": oracle.conv_weight}
@@ -307,3 +308,45 @@ def test_gradients_of_a_layer_agree_with_the_direct_path() -> None:
     for direct, fft in zip(*results, strict=True):
         assert np.abs(direct - fft).max() <= 1e-13 * np.abs(direct).max()
         assert (direct != fft).any(), "FFT was not used"
+
+
+def _kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    calls: list[tuple[str, int]] = []
+    for name in ("conv", "conv_transpose", "conv_weight"):
+        kernel = getattr(cpu, name)
+
+        def noted(*arguments: Any, name: str = name, kernel: Any = kernel) -> None:
+            calls.append((name, arguments[-1]))
+            kernel(*arguments)
+
+        monkeypatch.setattr(cpu, name, noted)
+    return calls
+
+
+def test_auto_is_direct_for_values_and_fast_for_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _kernel_calls(monkeypatch)
+    x, w = (gk.tensor(RNG.standard_normal(s), True) for s in ((2, 2, 6, 6), (3, 2, 3, 3)))
+    (gx,) = gk.grad(ops.conv(x, w).sum(), x, create_graph=True)
+    (gx * gx).sum().backward()
+    ops.conv_transpose(gk.tensor(RNG.standard_normal((2, 3, 4, 4))), w.detach())
+    auto, fast = CONV_ALGORITHMS["auto"], CONV_ALGORITHMS["fast"]
+    assert calls[0] == ("conv", auto)
+    assert calls[-1] == ("conv_transpose", auto)
+    assert len(calls) > 3
+    assert {code for _, code in calls[1:-1]} == {fast}
+
+
+@pytest.mark.parametrize("batch", [16, 17])
+def test_fast_takes_fft_where_it_pays_and_direct_elsewhere(batch: int) -> None:
+    for channels, kernel in (((8, 8), 5), ((1, 1), 5), ((8, 8), 3)):
+        g = conv_geometry(
+            "conv", (batch, channels[0], 12, 12, 12), (channels[1], channels[0], *(kernel,) * 3), padding=1
+        )
+        x, y = (RNG.standard_normal(s).astype(np.float32) for s in (g.x_shape, g.y_shape))
+        found = {}
+        for name in ("direct", "fft", "fast"):
+            found[name] = np.full(g.w_shape, np.nan, np.float32)
+            cpu.conv_weight(x, y, found[name], g.pod, CONV_ALGORITHMS[name])
+        wanted = "fft" if channels == (8, 8) and kernel == 5 else "direct"
+        assert np.array_equal(found["fast"], found[wanted])
+        assert not np.array_equal(found["fft"], found["direct"])

@@ -1,15 +1,29 @@
 // Which path a convolution takes. The direct one (batch in the vector lanes) is the production path for every shape;
-// FFT is taken only where it is asked for, because its error is relative to the image, not to the cell, and where it
-// does not cover the geometry the direct path is; im2col + matrix product is the plain reference.
+// FFT is taken only where it is asked for ("fft") or allowed and predicted to be faster ("fast"), because its error is
+// relative to the image, not to the cell; where it does not cover the geometry the direct path is. im2col + matrix
+// product is the plain reference.
 #include "conv_paths.hpp"
+#include "conv_table.hpp"
 #include "kernels.hpp"
 
 namespace gk::cpu {
 namespace {
 
+// A tap costs the direct path a multiply-add for every channel pair; the transforms cost FFT a fixed amount for every
+// channel, so that it wins where taps > 71 (1/C + 1/O) + 3 (measured for 5x5x5 taps on 25x25x25 cells). Full lanes and
+// 64 taps keep clear of where the two are close.
+template <class T>
+bool fft_pays(const ConvGeometry& g) {
+  if (g.taps() < 64 || g.batch < conv_table<T>().lanes || !conv_fft_covers<T>(g)) return false;
+  const double inputs = static_cast<double>(g.in_channels / g.groups);
+  const double outputs = static_cast<double>(g.out_channels / g.groups);
+  return static_cast<double>(g.taps()) > 71.0 * (1.0 / inputs + 1.0 / outputs) + 3.0;
+}
+
 template <class T, class Path>
 Path choose(ConvAlgorithm a, const ConvGeometry& g, Path direct, Path im2col, Path fft) {
   if (a == ConvAlgorithm::im2col) return im2col;
+  if (a == ConvAlgorithm::fast) return fft_pays<T>(g) ? fft : direct;
   return a == ConvAlgorithm::fft && conv_fft_covers<T>(g) ? fft : direct;
 }
 

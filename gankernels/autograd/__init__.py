@@ -1,6 +1,17 @@
 """Reverse-mode differentiation, closed under itself."""
 
 from gankernels.autograd.form import Form, fused, pointwise
-from gankernels.autograd.tape import Tensor, grad, is_recording, no_grad, record, recording
+from gankernels.autograd.tape import Tensor, grad, is_differentiating, is_recording, no_grad, record, recording
 
-__all__ = ["Form", "Tensor", "fused", "grad", "is_recording", "no_grad", "pointwise", "record", "recording"]
+__all__ = [
+    "Form",
+    "Tensor",
+    "fused",
+    "grad",
+    "is_differentiating",
+    "is_recording",
+    "no_grad",
+    "pointwise",
+    "record",
+    "recording",
+]

@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Node", "Tensor", "grad", "is_recording", "no_grad", "pull_back", "record", "recording"]
+__all__ = [
+    "Node",
+    "Tensor",
+    "grad",
+    "is_differentiating",
+    "is_recording",
+    "no_grad",
+    "pull_back",
+    "record",
+    "recording",
+]
 
 _state = threading.local()
 
@@ -20,6 +30,11 @@ _state = threading.local()
 def is_recording() -> bool:
     """True if operations on tensors that require a gradient are recorded in this thread."""
     return getattr(_state, "recording", True)
+
+
+def is_differentiating() -> bool:
+    """True while gradients are pulled back in this thread: what is computed then is (part of) a gradient."""
+    return getattr(_state, "differentiating", False)
 
 
 @contextmanager
@@ -31,6 +46,16 @@ def recording(on: bool) -> Iterator[None]:
         yield
     finally:
         _state.recording = before
+
+
+@contextmanager
+def _differentiating() -> Iterator[None]:
+    before = is_differentiating()
+    _state.differentiating = True
+    try:
+        yield
+    finally:
+        _state.differentiating = before
 
 
 class no_grad:
@@ -269,7 +294,7 @@ def pull_back(
     def add(key: tuple[int, int], ct: Tensor) -> None:
         cts[key] = cts[key] + ct if key in cts else ct
 
-    with recording(create_graph):
+    with recording(create_graph), _differentiating():
         for output, cotangent in zip(outputs, cotangents, strict=True):
             add(_key(output), _seed(output, cotangent))
         for node in order:

@@ -17,7 +17,7 @@ from gankernels.gan.losses import LossConfig
 __all__ = ["OptimizerConfig", "TrainerConfig", "learning_rate_factor", "make_optimizer", "planned_steps"]
 
 OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
-ConvAlgorithm = Literal["auto", "direct", "im2col", "fft"]
+ConvAlgorithm = Literal["auto", "direct", "im2col", "fft", "fast"]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]
 
 
@@ -79,7 +79,7 @@ class TrainerConfig:
     lr_schedule: Schedule = option("constant", "constant, cosine, linear or exponential")
     lr_final: float = option(0.1, "factor of the learning rates at the end of the schedule")
     conv_algorithm: ConvAlgorithm = option(
-        "auto", "convolutions of the training steps: auto, direct, im2col or fft; samples are always made with auto"
+        "auto", "convolutions of the training steps: auto, direct, im2col, fft or fast; samples are made with auto"
     )
     max_grad_norm: float = option(0.0, "longer gradients are shortened to this norm; 0: never")
     validate_every: int = option(0, "steps between validations; 0: once an epoch")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from gankernels.autograd import Form, Tensor
+from gankernels.autograd import Form, Tensor, is_differentiating
 from gankernels.backends import backend_of
 from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
@@ -39,9 +39,11 @@ def set_conv_algorithm(name: str) -> None:
     Parameters
     ----------
     name : str
-        "auto" (today always "direct"), "direct" (batch in the vector lanes), "im2col" (explicit columns and a matrix
-        product: the plain reference) or "fft" (products of spectra, batch in the vector lanes: several times faster
-        than "direct" where a kernel has many taps).
+        "auto": "direct" for values, "fast" for gradients (whatever a backward pass computes).
+        "direct": batch in the vector lanes.
+        "im2col": explicit columns and a matrix product, the plain reference.
+        "fft": products of spectra, batch in the vector lanes.
+        "fast": "fft" where it is predicted to be faster (64 taps or more, full lanes, enough channels), else "direct".
 
     Notes
     -----
@@ -78,21 +80,26 @@ def using_conv_algorithm(name: str) -> Iterator[None]:
         set_conv_algorithm(before)
 
 
+def _code() -> int:
+    """The algorithm by number: "auto" is direct for values and fast for gradients."""
+    return CONV_ALGORITHMS["fast" if _algorithm == "auto" and is_differentiating() else _algorithm]
+
+
 def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:
     y = empty_like(x, g.y_shape)
-    backend_of(x).conv(x, w, y, g.pod, CONV_ALGORITHMS[_algorithm])
+    backend_of(x).conv(x, w, y, g.pod, _code())
     return y
 
 
 def _open_x(w: Any, y: Any, g: ConvGeometry) -> Any:
     x = empty_like(y, g.x_shape)
-    backend_of(y).conv_transpose(y, w, x, g.pod, CONV_ALGORITHMS[_algorithm])
+    backend_of(y).conv_transpose(y, w, x, g.pod, _code())
     return x
 
 
 def _open_w(x: Any, y: Any, g: ConvGeometry) -> Any:
     w = empty_like(x, g.w_shape)
-    backend_of(x).conv_weight(x, y, w, g.pod, CONV_ALGORITHMS[_algorithm])
+    backend_of(x).conv_weight(x, y, w, g.pod, _code())
     return w
 
 
