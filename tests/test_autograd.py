@@ -50,7 +50,7 @@ def penalty(x: gk.Tensor, p: list[gk.Tensor], norm: str) -> gk.Tensor:
     if not x.requires_grad:
         x = gk.tensor(x, requires_grad=True)
     (gx,) = gk.grad(critic(x, p, norm).sum(), x, create_graph=True)
-    return ops.square(ops.norm(gx.flatten(1), 1) - 1.0).mean()
+    return ops.square(ops.norm(gx.flatten(1), dim=1) - 1.0).mean()
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer", "instance"])

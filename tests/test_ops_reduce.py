@@ -90,7 +90,7 @@ def test_variance_is_numpys_also_far_from_zero(dim: Any, unbiased: bool) -> None
 @pytest.mark.parametrize(
     "f",
     [
-        lambda t: t.var(), lambda t: t.var(1, False), lambda t: t.std((0, 1)), lambda t: t.norm(2),
+        lambda t: t.var(), lambda t: t.var(1, False), lambda t: t.std((0, 1)), lambda t: t.norm(dim=2),
         lambda t: t.norm(), lambda t: t.max(), lambda t: t.max(1)[0], lambda t: t.min(0, True)[0],
         lambda t: t.min(), lambda t: t.amax((0, 2)),
         lambda t: t.amin(), lambda t: t.amin(-1, True), lambda t: ops.softmax(t, 1), lambda t: ops.softmax(t, -1),
@@ -201,7 +201,7 @@ def test_nan_is_the_extreme() -> None:
 
 def test_the_norm_of_zero_has_gradient_zero() -> None:
     x = gk.zeros(2, 3, requires_grad=True)
-    assert not gk.grad(x.norm(1).sum(), x)[0].numpy().any()
+    assert not gk.grad(x.norm(dim=1).sum(), x)[0].numpy().any()
     assert not gk.grad(x.std(1).sum(), x)[0].numpy().any()
 
 

@@ -212,7 +212,7 @@ def test_the_gradient_of_the_wgan_gp_penalty_is_pytorchs(norm: str, dtype: Any) 
 
     p, a = [gk.tensor(v, requires_grad=True) for v in values], gk.tensor(x, requires_grad=True)
     (gx,) = gk.grad(critic(gk, ours, a, p).sum(), a, create_graph=True)
-    penalty = ((gx.reshape(5, -1).norm(1) - 1.0) ** 2).mean() * 10.0
+    penalty = ((gx.reshape(5, -1).norm(dim=1) - 1.0) ** 2).mean() * 10.0
     found = gk.grad(penalty, [p[i] for i in used])
 
     q, b = [torch.tensor(v, requires_grad=True) for v in values], torch.tensor(x, requires_grad=True)

@@ -86,7 +86,7 @@ ACTIVATIONS: list[tuple[str, Any, Any]] = [
     ("sum", lambda x: x.sum((0, 1), keepdim=True), lambda x: x.sum((0, 1), keepdim=True)),
     ("var", lambda x: x.var(1), lambda x: x.var(1)),
     ("std", lambda x: x.std((0, 1), unbiased=False), lambda x: x.std((0, 1), unbiased=False)),
-    ("norm", lambda x: x.norm(1), lambda x: x.norm(dim=1)),
+    ("norm", lambda x: x.norm(dim=1), lambda x: x.norm(dim=1)),
     ("logsumexp", lambda x: x.logsumexp(1), lambda x: x.logsumexp(1)),
     ("max", lambda x: x.max(), lambda x: x.max()),
     ("max 1", lambda x: x.max(1)[0], lambda x: x.max(1)[0]),

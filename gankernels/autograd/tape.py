@@ -10,11 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 __all__ = [
     "Node",
     "Tensor",
+    "enable_grad",
     "grad",
     "is_differentiating",
     "is_recording",
@@ -58,12 +59,14 @@ def _differentiating() -> Iterator[None]:
         _state.differentiating = before
 
 
-class no_grad:
-    """Context manager and decorator: nothing inside is recorded."""
+class _Switch:
+    """Context manager and decorator that sets whether operations are recorded."""
+
+    on: ClassVar[bool]
 
     def __enter__(self) -> None:
         _state.__dict__.setdefault("before", []).append(is_recording())  # a stack: one object may be entered twice
-        _state.recording = False
+        _state.recording = self.on
 
     def __exit__(self, *_: object) -> None:
         _state.recording = _state.before.pop()
@@ -72,11 +75,23 @@ class no_grad:
         """Decorate a function."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with recording(False):
+            with recording(self.on):
                 return function(*args, **kwargs)
 
         wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
         return wrapped
+
+
+class no_grad(_Switch):
+    """Context manager and decorator: nothing inside is recorded."""
+
+    on = False
+
+
+class enable_grad(_Switch):
+    """Context manager and decorator: operations inside are recorded, also within no_grad."""
+
+    on = True
 
 
 class Node:

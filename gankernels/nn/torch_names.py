@@ -203,12 +203,6 @@ def layer_norm(
 
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """input divided by its p-norm along an axis, the norm at least eps; p is 1, 2 or infinity."""
-    if p == 2:
-        norm = ops.norm(input, dim=dim, keepdim=True)
-    elif p == 1:
-        norm = ops.sum(ops.abs(input), dim, True)
-    elif p == math.inf:
-        norm = ops.amax(ops.abs(input), dim, True)
-    else:
+    if p not in (1, 2, math.inf):
         raise ValueError(f"normalize: p={p!r} is not supported; expected 1, 2 or inf")
-    return input / ops.clamp(norm, eps)
+    return input / ops.clamp(ops.norm(input, p, dim, True), eps)

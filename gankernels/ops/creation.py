@@ -10,7 +10,19 @@ from gankernels.autograd import Tensor
 from gankernels.backends import backend_of, get
 from gankernels.ops.common import check_shape, extents
 
-__all__ = ["from_array", "full", "kept_dtype", "ones", "ones_like", "tensor", "zeros", "zeros_like"]
+__all__ = [
+    "arange",
+    "eye",
+    "from_array",
+    "full",
+    "kept_dtype",
+    "linspace",
+    "ones",
+    "ones_like",
+    "tensor",
+    "zeros",
+    "zeros_like",
+]
 
 _KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_))
 
@@ -163,3 +175,27 @@ def ones_like(t: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> T
     """A tensor of ones of t's shape and, unless another is given, dtype."""
     array = backend_of(t.data).full(t.shape, 1, t.dtype if dtype is None else np.dtype(dtype))
     return Tensor(array, requires_grad)
+
+
+def arange(
+    start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """start, start + step, ... below end (0 to start with one argument); int64 if all are ints, else float32."""
+    first, last = (0, start) if end is None else (start, end)
+    if step == 0 or not (last - first) / step >= 0:
+        raise ValueError(f"arange: step {step} does not lead from {first} to {last}")
+    whole = all(isinstance(v, (int, np.integer)) for v in (first, last, step))
+    wanted = kept_dtype("arange", (np.int64 if whole else np.float32) if dtype is None else dtype)
+    return Tensor(np.arange(first, last, step).astype(wanted), requires_grad)
+
+
+def linspace(start: float, end: float, steps: int, *, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    """`steps` numbers at equal distances from start to end, both included."""
+    (count,) = extents("linspace", steps)
+    return Tensor(np.linspace(start, end, count).astype(kept_dtype("linspace", dtype)), requires_grad)
+
+
+def eye(n: int, m: int | None = None, *, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+    """The identity matrix of n rows and m (None: n) columns."""
+    rows, columns = extents("eye", (n, n if m is None else m))
+    return Tensor(np.eye(rows, columns, dtype=kept_dtype("eye", dtype)), requires_grad)

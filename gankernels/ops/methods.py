@@ -8,7 +8,7 @@ import numpy as np
 
 from gankernels.autograd import Tensor, record
 from gankernels.backends import backend_of
-from gankernels.ops import gather, linalg, pointwise, reduce, shape
+from gankernels.ops import creation, derived, gather, linalg, pointwise, reduce, shape
 from gankernels.ops.common import axis_index, cast, contiguous, empty_like, is_scalar
 
 
@@ -134,6 +134,25 @@ def _format(self: Tensor, spec: str) -> str:
     return format(_item(self), spec) if spec else _repr(self)
 
 
+def _compare(op: str) -> Any:
+    return lambda self, other: pointwise.compare(op, self, other)
+
+
+def _refused(message: str) -> Any:
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(message)
+
+    return method
+
+
+def _new(make: Any) -> Any:
+    return lambda self, *extents, dtype=None, requires_grad=False: make(
+        *extents, dtype=self.dtype if dtype is None else dtype, requires_grad=requires_grad
+    )
+
+
+_NO_QUOTIENT = "tensors have no whole division; use (a / b).floor() and a - b*(a / b).floor()"
+
 _METHODS: dict[str, Any] = {
     "__add__": pointwise.add, "__radd__": _reflected(pointwise.add),
     "__sub__": pointwise.sub, "__rsub__": _reflected(pointwise.sub),
@@ -148,6 +167,18 @@ _METHODS: dict[str, Any] = {
     "__and__": lambda a, b: _bool_array(a, b, np.logical_and),
     "__or__": lambda a, b: _bool_array(a, b, np.logical_or),
     "__invert__": lambda a: _bool_array(a, None, np.logical_not),
+    "__floordiv__": _refused(f"//: {_NO_QUOTIENT}"), "__rfloordiv__": _refused(f"//: {_NO_QUOTIENT}"),
+    "__mod__": _refused(f"%: {_NO_QUOTIENT}"), "__rmod__": _refused(f"%: {_NO_QUOTIENT}"),
+    "__setitem__": _refused("tensors are not changed in place by t[...] = v; gankernels.where makes a changed copy"),
+    "eq": _compare("equal"), "ne": _compare("not_equal"), "lt": _compare("less"), "le": _compare("less_equal"),
+    "gt": _compare("greater"), "ge": _compare("greater_equal"),
+    "isnan": derived.isnan, "isinf": derived.isinf, "isfinite": derived.isfinite, "masked_fill": derived.masked_fill,
+    "ceil": derived.ceil, "log2": derived.log2, "log10": derived.log10, "prod": derived.prod, "t": derived.t,
+    "repeat": derived.repeat, "tile": derived.tile, "flip": derived.flip, "split": derived.split,
+    "chunk": derived.chunk, "unbind": derived.unbind, "allclose": derived.allclose,
+    "cpu": lambda self: _to(self, "cpu"), "int": lambda self: cast(self, np.int64),
+    "half": _refused("half: float16 is not supported; the dtypes are float32, float64, int64 and bool"),
+    "new_zeros": _new(creation.zeros), "new_ones": _new(creation.ones),
     "__getitem__": shape.index, "__len__": _len, "__iter__": _iterate, "__repr__": _repr, "__bool__": _bool,
     "__format__": _format,
     "__float__": lambda self: float(_item(self)), "__int__": lambda self: int(_item(self)),

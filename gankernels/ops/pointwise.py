@@ -202,7 +202,7 @@ def atan2(a: Any, b: Any) -> Tensor:
 Function = Callable[..., Tensor]
 
 
-def _float_pointwise(name: str, op: str, derivative: Any) -> Function:
+def _float_pointwise(name: str, op: str, derivative: Any, doc: str | None = None) -> Function:
     raw = pointwise(name, _unary(op), derivative)
 
     def function(x: Tensor, *params: float) -> Tensor:
@@ -210,6 +210,7 @@ def _float_pointwise(name: str, op: str, derivative: Any) -> Function:
         return raw(x, *params)
 
     function.__name__ = name
+    function.__doc__ = doc
     return function
 
 
@@ -217,23 +218,34 @@ def _zero_slope(x: Tensor, y: Tensor, *_: float) -> None:
     return None
 
 
-abs: Function = _float_pointwise("abs", "absolute", lambda x, y: sign(x))
-sign: Function = _float_pointwise("sign", "sign", _zero_slope)
-floor: Function = _float_pointwise("floor", "floor", _zero_slope)
-round: Function = _float_pointwise("round", "round", _zero_slope)
-exp: Function = _float_pointwise("exp", "exp", lambda x, y: y)
-expm1: Function = _float_pointwise("expm1", "expm1", lambda x, y: y + 1.0)
-log: Function = _float_pointwise("log", "log", lambda x, y: reciprocal(x))
-log1p: Function = _float_pointwise("log1p", "log1p", lambda x, y: reciprocal(x + 1.0))
-sqrt: Function = _float_pointwise("sqrt", "sqrt", lambda x, y: reciprocal(y) * 0.5)
-rsqrt: Function = _float_pointwise("rsqrt", "rsqrt", lambda x, y: mul(y, square(y)) * -0.5)
-reciprocal: Function = _float_pointwise("reciprocal", "reciprocal", lambda x, y: neg(square(y)))
-square: Function = _float_pointwise("square", "square", lambda x, y: x * 2.0)
-sin: Function = _float_pointwise("sin", "sin", lambda x, y: cos(x))
-cos: Function = _float_pointwise("cos", "cos", lambda x, y: neg(sin(x)))
-tanh: Function = _float_pointwise("tanh", "tanh", lambda x, y: 1.0 - square(y))
-sigmoid: Function = _float_pointwise("sigmoid", "sigmoid", lambda x, y: mul(y, 1.0 - y))
-erf: Function = _float_pointwise("erf", "erf", lambda x, y: exp(neg(square(x))) * (2.0 / math.sqrt(math.pi)))
+abs: Function = _float_pointwise("abs", "absolute", lambda x, y: sign(x), "|x|; its gradient at 0 is 0.")
+sign: Function = _float_pointwise("sign", "sign", _zero_slope, "-1, 0 or 1 by the sign of x; its gradient is 0.")
+floor: Function = _float_pointwise(
+    "floor", "floor", _zero_slope, "The largest whole number not above x; its gradient is 0."
+)
+round: Function = _float_pointwise(
+    "round", "round", _zero_slope, "The nearest whole number, halves to the even one; its gradient is 0."
+)
+exp: Function = _float_pointwise("exp", "exp", lambda x, y: y, "e to the power x.")
+expm1: Function = _float_pointwise("expm1", "expm1", lambda x, y: y + 1.0, "exp(x) - 1, accurate near 0.")
+log: Function = _float_pointwise("log", "log", lambda x, y: reciprocal(x), "Natural logarithm; -inf at 0, NaN below.")
+log1p: Function = _float_pointwise("log1p", "log1p", lambda x, y: reciprocal(x + 1.0), "log(1 + x), accurate near 0.")
+sqrt: Function = _float_pointwise(
+    "sqrt", "sqrt", lambda x, y: reciprocal(y) * 0.5, "Square root; NaN below 0, an infinite gradient at 0."
+)
+rsqrt: Function = _float_pointwise("rsqrt", "rsqrt", lambda x, y: mul(y, square(y)) * -0.5, "1/sqrt(x).")
+reciprocal: Function = _float_pointwise("reciprocal", "reciprocal", lambda x, y: neg(square(y)), "1/x.")
+square: Function = _float_pointwise("square", "square", lambda x, y: x * 2.0, "x * x.")
+sin: Function = _float_pointwise("sin", "sin", lambda x, y: cos(x), "Sine of x in rad.")
+cos: Function = _float_pointwise("cos", "cos", lambda x, y: neg(sin(x)), "Cosine of x in rad.")
+tanh: Function = _float_pointwise("tanh", "tanh", lambda x, y: 1.0 - square(y), "Hyperbolic tangent.")
+sigmoid: Function = _float_pointwise("sigmoid", "sigmoid", lambda x, y: mul(y, 1.0 - y), "1/(1 + exp(-x)).")
+erf: Function = _float_pointwise(
+    "erf",
+    "erf",
+    lambda x, y: exp(neg(square(x))) * (2.0 / math.sqrt(math.pi)),
+    "The error function, 2/sqrt(pi) times the integral of exp(-t^2) from 0 to x.",
+)
 _power: Function = _float_pointwise("pow", "power", lambda x, y, p: _power(x, p - 1.0) * p if p else None)
 _softplus: Function = _float_pointwise(
     "softplus", "softplus", lambda x, y, beta, threshold: _steep(x * beta, threshold)

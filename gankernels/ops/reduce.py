@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,13 +12,20 @@ from gankernels.autograd import Tensor, pointwise, record
 from gankernels.backends import backend_of
 from gankernels.geometry import window_geometry
 from gankernels.ops.common import axes, axis_index, cast, check_float, contiguous, empty_like
-from gankernels.ops.pointwise import compare, exp, log, mul, neg, reciprocal, square, where
+from gankernels.ops.pointwise import abs, compare, exp, log, maximum, minimum, mul, neg, reciprocal, square, where
 from gankernels.ops.shape import sum_to
 from gankernels.ops.window import max_with_index
 
 __all__ = ["amax", "amin", "log_softmax", "logsumexp", "max", "mean", "min", "norm", "softmax", "std", "sum", "var"]
 
 Dim = int | Sequence[int] | None
+
+
+class Extreme(NamedTuple):
+    """The largest or smallest elements along an axis, and where they are (int64)."""
+
+    values: Tensor
+    indices: Tensor
 
 
 def _kept_shape(x: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,11 +52,13 @@ def mean(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     return sum(x, dim, keepdim) / (count if count else float("nan"))
 
 
-def var(x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False) -> Tensor:
-    """Variance over the axes `dim`, in two passes; divided by n - 1 if unbiased, else by n."""
+def var(
+    x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> Tensor:
+    """Variance over the axes `dim`, in two passes; divided by n - correction: 1 if unbiased, else 0, or as given."""
     check_float("var", x=x)
     dims = axes("var", dim, x.ndim)
-    count = prod(x.shape[i] for i in dims) - int(unbiased)
+    count = prod(x.shape[i] for i in dims) - (int(unbiased) if correction is None else correction)
     total = sum(square(x - mean(x, dims, True)), dims, keepdim)
     return total / (count if count > 0 else float("nan"))
 
@@ -69,15 +78,29 @@ def _root_slope(x: Tensor, y: Tensor) -> Tensor:
 _root = pointwise("root", _root_kernel, _root_slope)
 
 
-def std(x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False) -> Tensor:
+def std(
+    x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+) -> Tensor:
     """Square root of the variance."""
-    return _root(var(x, dim, unbiased, keepdim))
+    return _root(var(x, dim, unbiased, keepdim, correction=correction))
 
 
-def norm(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Euclidean norm over the axes `dim`; its gradient at the zero vector is 0."""
+def norm(x: Tensor, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """The p-norm over the axes `dim`, p 1, 2 ("fro") or infinity; the gradient at the zero vector is 0.
+
+    Raises
+    ------
+    ValueError
+        If p is another number.
+    """
     check_float("norm", x=x)
-    return _root(sum(square(x), dim, keepdim))
+    if p in (2, "fro"):
+        return _root(sum(square(x), dim, keepdim))
+    if p == 1:
+        return sum(abs(x), dim, keepdim)
+    if p == float("inf"):
+        return amax(abs(x), dim, keepdim)
+    raise ValueError(f"norm: p={p!r} is not supported; expected 1, 2, 'fro' or inf")
 
 
 def _max_along(op: str, x: Tensor, axis: int, keepdim: bool) -> tuple[Tensor, Tensor]:
@@ -93,17 +116,17 @@ def _max_along(op: str, x: Tensor, axis: int, keepdim: bool) -> tuple[Tensor, Te
     return y.reshape(shape), Tensor(contiguous(index).reshape(shape))
 
 
-def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The maximum of all elements, or (values, indices) along one axis.
+def max(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
+    """The maximum of all elements, (values, indices) along one axis, or maximum(x, dim) if dim is a Tensor.
 
     All maxima share the gradient of the first form equally, the first one takes that of the second, as PyTorch.
     """
-    return _extreme("max", x, dim, keepdim)
+    return maximum(x, dim) if isinstance(dim, Tensor) else _extreme("max", x, dim, keepdim)
 
 
-def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The minimum of all elements, or (values, indices) along one axis."""
-    return _extreme("min", x, dim, keepdim)
+def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Any:
+    """The minimum of all elements, (values, indices) along one axis, or minimum(x, dim) if dim is a Tensor."""
+    return minimum(x, dim) if isinstance(dim, Tensor) else _extreme("min", x, dim, keepdim)
 
 
 def _extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
@@ -113,11 +136,11 @@ def _extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
         return _shared_extreme(op, x, None, False)
     axis = axis_index(op, dim, x.ndim)
     if x.ndim == 0:
-        return x, Tensor(np.zeros((), np.int64))
+        return Extreme(x, Tensor(np.zeros((), np.int64)))
     if op == "max":
-        return _max_along(op, x, axis, keepdim)
+        return Extreme(*_max_along(op, x, axis, keepdim))
     values, indices = _max_along(op, neg(x), axis, keepdim)
-    return neg(values), indices
+    return Extreme(neg(values), indices)
 
 
 def _integer_extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
@@ -128,7 +151,7 @@ def _integer_extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
     values = Tensor(np.asarray(getattr(np, op)(x.data, axis=axis, keepdims=keepdim and axis is not None)))
     if axis is None:
         return values
-    return values, Tensor(np.asarray(getattr(np, f"arg{op}")(x.data, axis=axis, keepdims=keepdim)))
+    return Extreme(values, Tensor(np.asarray(getattr(np, f"arg{op}")(x.data, axis=axis, keepdims=keepdim))))
 
 
 def _shared_extreme(op: str, x: Tensor, dim: Dim, keepdim: bool) -> Tensor:
