@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import threading
@@ -222,3 +223,17 @@ def test_files_on_different_grids_or_with_different_conditions_are_refused(files
         ShowerStream([files[0], tmp_path / "grid.h5"], 4, 1)
     with pytest.raises(ValueError, match=r"label\.h5: conditions"):
         ShowerStream([files[0], tmp_path / "label.h5"], 4, 1)
+
+
+def test_a_file_given_twice_is_refused_by_name(files, tmp_path):
+    link = tmp_path / "link.h5"
+    link.symlink_to(files[0])
+    for again in (files[0], link):
+        with pytest.raises(ValueError, match=f"{again.name} is the same file as .*{files[0].name}"):
+            ShowerStream([*files, again], 8, 1)
+
+
+def test_a_wrong_argument_is_a_type_error_and_nothing_else(files):
+    with pytest.raises(TypeError, match="unknown"):
+        ShowerStream(files, 8, 1, unknown=3)  # a __del__ that fails would be a warning, which is an error here
+    gc.collect()

@@ -138,8 +138,14 @@ WRONG = [
     (["train"], "RECIPE"),
     (["train", "4dgan"], "did you mean '3dgan'?"),
     (["train", "3dgan", "--data", "absent.h5"], "absent.h5: there is no such file"),
-    (["train", "quickstart", "--set", "train.bach=3", "--dry-run"], "did you mean 'batch'?"),
-    (["train", "quickstart", "--set", "train.batch", "--dry-run"], "expected key=value"),
+    (["train", "quickstart", "--set", "train.bach=3", "--dry-run"], "did you mean 'train.batch'?"),
+    (["train", "quickstart", "--set", "batch=3", "--dry-run"], "did you mean 'train.batch'?"),
+    (["train", "quickstart", "--set", "train.batch=5000", "--dry-run"], "fewer than one batch of 5000"),
+    (["train", "quickstart", "--set", "data.events=60", "--dry-run"], "--no-report trains without one"),
+    (["train", "quickstart", "--set", "train.health.condition=mass", "--dry-run"], "known are: energy"),
+    (["train", "toy-gaussian", "--set", "model.latent=0", "--dry-run"], "at least 1"),
+    (["train", "toy-gaussian", "--set", "train.health.condition=mass", "--dry-run"], "known are: label"),
+    (["train", "quickstart", "--set", "train.batch", "--dry-run"], "as in train.batch=32"),
     (["train", "quickstart", "--set", "train.batch=soon", "--dry-run"], "train.batch"),
     (["train", "quickstart", "--batch", "0"], "at least 1"),
     (["train", "quickstart", "--minutes", "inf"], "a number above 0"),
@@ -192,6 +198,15 @@ def test_an_unexpected_error_asks_for_a_report(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr("gankernels.info.main", broken)
     assert "unexpected KeyError" in refused(capsys, 1, "info")
+
+
+@pytest.mark.parametrize(("command", "option"), [("simulate", "--grid"), ("train", "--batch")])
+def test_the_advice_on_memory_names_an_option_of_the_command(command: str, option: str) -> None:
+    from gankernels.cli.errors import describe
+
+    text, code = describe(f"gankernels {command}", MemoryError("1 TB"))
+    assert code == 1
+    assert text.endswith(option)
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gankernels.calo import sha256_of
+from gankernels.calo import open_showers, sha256_of
 from gankernels.cli import main
 
 pytest.importorskip("h5py")
@@ -138,3 +139,35 @@ def test_what_is_no_ordinary_file_is_never_replaced(kind: str, tmp_path: Path, c
     assert main(["simulate", str(target), "--events", "2", "--grid", "4,4,4", "--overwrite"]) == 2
     assert "no ordinary file" in said(capsys)
     assert target.is_fifo() if kind == "fifo" else target.is_dir()
+
+
+def test_too_few_events_for_a_report_are_refused_before_the_training(tmp_path: Path, capsys: Capture) -> None:
+    few = tmp_path / "few.h5"
+    assert main(["simulate", str(few), "--events", "60", "--grid", "8,8,8"]) == 0
+    command = ["train", "quickstart", "--data", str(few), "--batch", "8", "--dry-run"]
+    assert main(command) == 2
+    assert "for validation, expected at least 20" in said(capsys)
+    assert main([*command, "--no-report"]) == 0
+
+
+def test_the_same_showers_twice_are_refused_by_name(showers: Path, tmp_path: Path, capsys: Capture) -> None:
+    copy = tmp_path / "copy.h5"
+    shutil.copy(showers, copy)
+    for second in (showers, copy):
+        assert main(["train", "quickstart", "--data", str(showers), str(second), "--batch", "8", "--dry-run"]) == 2
+        assert f"{second} holds the same showers as {showers}" in said(capsys)
+
+
+def test_generated_showers_do_not_depend_on_the_batch(showers: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = ["--data", str(showers), "--batch", "8", "--max-steps", "1", "--set", "model.channels=2", "--no-report"]
+    assert main(["train", "quickstart", "--run-dir", str(run), *small]) == 0
+    made = []
+    for batch in ("7", "64"):
+        out = tmp_path / f"{batch}.h5"
+        assert main(["generate", str(run), "--out", str(out), "--events", "300", "--batch", batch]) == 0
+        with open_showers(out) as file:
+            made.append(file.read())
+    assert np.array_equal(made[0].energy_gev, made[1].energy_gev)
+    error = np.abs(made[0].cells_gev - made[1].cells_gev).max()
+    assert not error > 1e-4 * made[1].cells_gev.max()

@@ -75,7 +75,7 @@ def test_every_key_of_the_trainer_is_explained():
 
 
 BAD_OVERRIDES = {
-    "an unknown key gets the closest one": ("model.slop=1", "unknown key 'model.slop'; did you mean 'slope'"),
+    "an unknown key gets the closest one": ("model.slop=1", "unknown key 'model.slop'; did you mean 'model.slope'"),
     "an unknown section": ("trainr.seed=1", "did you mean 'trainer'"),
     "a dunder is no key": ("model.__class__=1", "unknown key 'model.__class__'"),
     "a section is no value": ("model=3", "model is a section, got 3"),
@@ -178,3 +178,11 @@ def test_impossible_losses_are_refused(values, message):
 def test_an_impossible_training_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainerConfig(**values)
+
+
+def test_an_equal_number_stays_as_it_is_written(tmp_path):
+    from gankernels.gan.recipes import get
+
+    default = get("quickstart").config
+    (tmp_path / "run.toml").write_text(to_toml(default))
+    assert to_toml(configure(default, tmp_path / "run.toml")) == to_toml(default)

@@ -126,7 +126,8 @@ class ShowerFile:
             if self.on_bad == "raise":
                 raise ShowerFileError(
                     f"{self.path}: event {start + int(np.argmax(bad))} {reason} "
-                    f"({int(bad.sum())} bad of events {start} to {stop}); on_bad='drop' leaves such events out"
+                    f"({int(bad.sum())} bad of events {start} to {stop}); take them out of the file, "
+                    "or in Python leave them out with open_showers(..., on_bad='drop')"
                 )
             showers = showers[~bad]
         return showers

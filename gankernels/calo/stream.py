@@ -15,6 +15,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -200,7 +201,8 @@ class ShowerStream:
     Raises
     ------
     ValueError
-        If an argument is out of range or the split has fewer events than one batch (with drop_last).
+        If an argument is out of range, a file is given twice, or the split has fewer events than one batch (with
+        drop_last).
     ShowerFileError
         If a file cannot be used, here or while reading; grids or conditions differ.
 
@@ -336,6 +338,8 @@ class ShowerStream:
         self.close()
 
     def __del__(self) -> None:
+        if "_owned" not in self.__dict__:  # __init__ was called with wrong arguments
+            return
         # While the interpreter ends its daemon threads stand still: waiting for one would never end.
         if sys.is_finalizing():
             self._stop.set()
@@ -353,7 +357,9 @@ class ShowerStream:
                 self._owned.append(open_showers(item))
                 opened.append(self._owned[-1])
         first = opened[0]
-        for file in opened[1:]:
+        for i, file in enumerate(opened[1:], 1):
+            if (before := next((f for f in opened[:i] if _same_file(f.path, file.path)), None)) is not None:
+                raise ValueError(f"ShowerStream: {file.path} is the same file as {before.path}; give every file once")
             if file.grid.shape != first.grid.shape or file.grid.axes != first.grid.axes:
                 raise ShowerFileError(f"{file.path}: grid {file.grid.shape}, {first.path} has {first.grid.shape}")
             if file.condition_names != first.condition_names:
@@ -426,6 +432,13 @@ def _offer(out: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
             continue
         return True
     return False
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:  # removed after it was opened
+        return a == b
 
 
 def _joined(parts: list[Showers]) -> Showers:

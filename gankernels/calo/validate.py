@@ -19,11 +19,11 @@ from gankernels.calo.report import render
 from gankernels.calo.result import EnergyBin, ValidationResult
 from gankernels.calo.showers import Grid, Showers
 
-__all__ = ["ValidationResult", "validate"]
+__all__ = ["MIN_EVENTS", "ValidationResult", "validate"]
 
 Array = NDArray[Any]
 
-_MIN_EVENTS = 20
+MIN_EVENTS = 20  # of each sample
 
 
 def validate(
@@ -78,8 +78,8 @@ def validate(
     if classifier not in (True, False, "high", "low"):
         raise ValueError(f"validate: classifier must be True, False, 'high' or 'low', got {classifier!r}")
     for name, showers in (("generated", generated), ("reference", reference)):
-        if len(showers) < _MIN_EVENTS:
-            raise ValueError(f"validate: {len(showers)} {name} showers, expected at least {_MIN_EVENTS}")
+        if len(showers) < MIN_EVENTS:
+            raise ValueError(f"validate: {len(showers)} {name} showers, expected at least {MIN_EVENTS}")
     _check_grids(generated.grid, reference.grid)
     r = _observe(reference, "reference", threshold_gev)
     g = _observe(replace(generated, grid=reference.grid), "generated", r.threshold_gev)

@@ -12,6 +12,12 @@ from types import FrameType
 __all__ = ["DONE", "FAILURE", "WRONG_USE", "Terminated", "WrongUse", "arguments_at_fault", "describe", "sigterm_raises"]
 
 DONE, FAILURE, WRONG_USE = 0, 1, 2
+_LESS_MEMORY = {
+    "train": "a smaller batch needs less: --batch",
+    "generate": "a smaller batch needs less: --batch",
+    "simulate": "fewer cells need less: --grid",
+    "validate": "fewer showers need less: --max-events",
+}
 
 
 class WrongUse(Exception):
@@ -64,9 +70,8 @@ def describe(command: str, error: BaseException) -> tuple[str, int]:
     text = f"{command}: {_message(error).removeprefix(command.split()[-1] + ': ')}"
     code = WRONG_USE if isinstance(error, WrongUse) else FAILURE
     if isinstance(error, MemoryError):
-        text = (
-            f"{command}: memory ran out ({_message(error)}); a smaller batch needs less: --batch or --set train.batch="
-        )
+        advice = _LESS_MEMORY.get(command.split()[-1])
+        text = f"{command}: memory ran out ({_message(error)})" + (f"; {advice}" if advice else "")
     elif not isinstance(error, WrongUse | ValueError | OSError | RuntimeError | ImportError):
         text = (
             f"{command}: unexpected {type(error).__name__}: {_message(error)}. Run it again with --debug and report it"

@@ -97,7 +97,8 @@ def _conditions(
     arguments: argparse.Namespace, gan: ShowerGAN, described: dict[str, Any]
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Energies (n,) in GeV and labels for piece after piece; everything is checked before the first."""
-    events, piece = _events(arguments), 16 * arguments.batch
+    # Whole pieces of 64 events, in which the noise is drawn: what event i gets does not depend on the batch.
+    events, piece = _events(arguments), 64 * -(-arguments.batch // 4)
     needed = set(gan.condition_names)
     if arguments.like is not None:
         return _conditions_of_file(arguments, needed, events, piece)

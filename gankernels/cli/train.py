@@ -113,7 +113,13 @@ def _request(recipe: Recipe, arguments: argparse.Namespace, saved: Run | None = 
         config = configure(start, arguments.config, changes)
     unit = arguments.unit or (saved.unit if saved else None)
     binning = arguments.binning or (Path(saved.binning) if saved and saved.binning else None)
-    return Request(config, tuple(p.absolute() for p in files), unit, binning and binning.absolute())
+    return Request(
+        config,
+        tuple(p.absolute() for p in files),
+        unit,
+        binning and binning.absolute(),
+        report=not arguments.no_report,
+    )
 
 
 def _open(recipe: Recipe, request: Request, directory: Path | None) -> tuple[Session, Request]:

@@ -50,10 +50,10 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def closest(name: str, known: Sequence[str]) -> str:
-    """A hint for an unknown name: the closest known one, and all of them."""
+def closest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """A hint for an unknown name: the closest known one, with what stands before it, and all of them."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"did you mean {prefix + near[0]!r}? " if near else ""
     return f"{hint}known are: {', '.join(sorted(known))}"
 
 
@@ -141,7 +141,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set {text!r}: expected key=value, as in trainer.batch=32")
+        raise ConfigError(f"--set {text!r}: expected key=value, as in train.batch=32")
     raw = raw.strip()
     try:
         parsed = _toml().loads(f"value = {raw}")
@@ -172,14 +172,18 @@ def _changed(config: T, changes: Mapping[str, Any], prefix: str, source: str) ->
     values = {}
     for name, value in changes.items():
         if name not in known:
-            raise ConfigError(f"{source}: unknown key {prefix + name!r}; {closest(name, known)}")
+            inside = [row.key for row in _rows(config, prefix) if row.key.endswith(f".{name}")]
+            hint = f"did you mean {inside[0]!r}?" if inside else closest(name, known, prefix)
+            raise ConfigError(f"{source}: unknown key {prefix + name!r}; {hint}")
         current, key = getattr(config, name), prefix + name
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{source}: {key} is a section, got {value!r}")
             values[name] = _changed(current, value, key + ".", source)
         else:
-            values[name] = _convert(hints[name], value, key, source)
+            converted = _convert(hints[name], value, key, source)
+            # An equal number stays as it is written: 24 does not become 24.0.
+            values[name] = current if isinstance(converted, float) and converted == current else converted
     try:
         return dataclasses.replace(config, **values)
     except ValueError as error:

@@ -7,16 +7,16 @@ All but NaN are compared with the real events of the same batches and must last 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gankernels.gan.config import option
+from gankernels.gan.config import closest, option
 
-__all__ = ["Health", "HealthConfig", "TrainingStopped", "check_finite", "check_losses"]
+__all__ = ["Health", "HealthConfig", "TrainingStopped", "check_condition", "check_finite", "check_losses"]
 
 Action = Literal["stop", "warn", "off"]
 Array = NDArray[Any]
@@ -74,6 +74,12 @@ class TrainingStopped(RuntimeError):
         self.reason, self.advice, self.step, self.checkpoint = reason, advice, step, checkpoint
         good = f"The last good checkpoint is {checkpoint}." if checkpoint else "There is no earlier checkpoint."
         super().__init__(f"training stopped at step {step}: {reason}. {advice} {good}")
+
+
+def check_condition(config: HealthConfig, known: Sequence[str]) -> None:
+    """Raise ValueError if the condition to be compared is none of the known ones."""
+    if config.condition not in known:
+        raise ValueError(f"train.health.condition cannot be {config.condition!r}; {closest(config.condition, known)}")
 
 
 def check_losses(losses: Mapping[str, float], step: int, checkpoint: Any = None) -> None:

@@ -22,6 +22,7 @@ from gankernels.ops import Generator, cat, from_array
 __all__ = ["GAN", "ArrayBatches", "Batch", "Batches", "Conditions", "MappedBatches", "Scores", "Stream"]
 
 Conditions = dict[str, Tensor]
+_DRAWN_EVENTS = 64
 
 
 @dataclass
@@ -101,16 +102,21 @@ class GAN:
         return batch.conditions
 
     def sample(self, conditions: Conditions, generator: Generator, chunk: int = 64) -> Tensor:
-        """Generate in evaluation mode, `chunk` events at a time, nothing recorded; images (N, C, *X)."""
+        """Generate in evaluation mode, `chunk` events at a time, nothing recorded; images (N, C, *X).
+
+        The noise is drawn in pieces of 64 events whatever the chunk: it decides about memory and not about images.
+        """
         n = len(next(iter(conditions.values())))
         mode = self.generator.training
         self.generator.eval()
         try:
             with no_grad():
+                drawn = [self.noise(min(_DRAWN_EVENTS, n - at), generator) for at in range(0, n, _DRAWN_EVENTS)]
+                noise = drawn[0] if len(drawn) == 1 else cat(drawn, 0)
                 parts = []
                 for at in range(0, n, chunk):
                     part = {name: values[at : at + chunk] for name, values in conditions.items()}
-                    parts.append(self.generate(self.noise(len(next(iter(part.values()))), generator), part))
+                    parts.append(self.generate(noise[at : at + chunk], part))
                 return parts[0] if len(parts) == 1 else cat(parts, 0)
         finally:
             self.generator.train(mode)

@@ -34,6 +34,8 @@ class Request:
         The run directory; None on a dry run: nothing may be written.
     note : callable
         Tells the user a line.
+    report : bool
+        A report will be asked for in the end: data that cannot give one are refused in the beginning.
     """
 
     config: Any
@@ -42,6 +44,7 @@ class Request:
     binning: Path | None = None
     directory: Path | None = None
     note: Note = print
+    report: bool = False
 
 
 class Session(Protocol):

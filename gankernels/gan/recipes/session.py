@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from gankernels.calo.metrics import score_terms
 from gankernels.calo.observables import observe
 from gankernels.calo.showers import Grid, Showers
 from gankernels.calo.simulate import simulate_showers, simulate_to_file
-from gankernels.calo.stream import ShowerStream, load_split
+from gankernels.calo.stream import ShowerStream, load_split, validation_mask
 from gankernels.gan.config import option
+from gankernels.gan.health import check_condition
 from gankernels.gan.model import MappedBatches
 from gankernels.gan.recipes.base import Request
 from gankernels.gan.showers import ShowerGAN
@@ -60,6 +61,34 @@ def _describe_grid(grid: Grid) -> dict[str, Any]:
     return {"shape": grid.shape, "axes": grid.axes, "edges": grid.edges, "units": grid.units}
 
 
+def _describe_files(files: Sequence[ShowerFile]) -> list[dict[str, Any]]:
+    """Name, checksum and events of each; the same showers twice would be on both sides of the split."""
+    seen: dict[str, Path] = {}
+    for f in files:
+        before = seen.setdefault(f.checksum(), f.path)
+        if before is not f.path:
+            raise ValueError(f"{f.path} holds the same showers as {before}; give every file once")
+    return [{"name": f.path.name, "sha256": f.checksum(), "events": f.n_events} for f in files]
+
+
+def _check_counts(events: int, request: Request) -> None:
+    """Refuse data whose split leaves too little for the training or for what follows it."""
+    from gankernels.calo.validate import MIN_EVENTS
+
+    data, batch = request.config.data, request.config.train.batch
+    events = events if data.max_events is None else min(events, data.max_events)
+    validation = int(validation_mask(np.arange(events), data.validation_fraction).sum())
+    if events - validation < batch:
+        raise ValueError(f"{events} events leave {events - validation} for training, fewer than one batch of {batch}")
+    needed = MIN_EVENTS if request.report else 2
+    if validation < needed:
+        why = " (the report needs them; --no-report trains without one)" if request.report else ""
+        raise ValueError(
+            f"{events} events leave {validation} for validation, expected at least {needed}{why}; "
+            "give more, or raise data.validation_fraction"
+        )
+
+
 class ShowerSession:
     """Networks of a shower recipe and their data; see recipes.base.Session.
 
@@ -86,11 +115,12 @@ class ShowerSession:
         try:
             if request.files:
                 self._files = [open_showers(f, unit=request.unit, binning=request.binning) for f in request.files]
-                self._open_data(config)
+                self._open_data(request)
                 self._described.update(measure(self._training_sample(), config))
             else:
                 self._simulate(request, measure)
             self.gan = build(config, self._described)
+            check_condition(config.train.health, ("energy", *self.gan.condition_names))
         except BaseException:
             self.close()
             raise
@@ -100,6 +130,7 @@ class ShowerSession:
     def _simulate(self, request: Request, measure: Callable[[Showers, Any], dict[str, Any]]) -> None:
         """Make showers in the run directory; on a dry run only a few, in memory, to size the networks."""
         data, seed = self.config.data, self.config.train.seed
+        _check_counts(data.events, request)
         if request.directory is None:
             few = simulate_showers(64, data.energy_gev, data.grid, seed=seed, theta_deg=data.theta_deg)
             self._described = {
@@ -115,20 +146,20 @@ class ShowerSession:
             request.note(f"simulating {data.events} showers of {data.grid} cells into {path.name}")
             simulate_to_file(path, data.events, data.energy_gev, data.grid, seed=seed, theta_deg=data.theta_deg)
         self._files = [open_showers(path)]
-        self._open_data(self.config)
+        self._open_data(request)
         self._described.update(measure(self._training_sample(), self.config))
 
-    def _open_data(self, config: Any) -> None:
+    def _open_data(self, request: Request) -> None:
+        config = request.config
+        self._described = {"files": _describe_files(self._files)}
+        _check_counts(sum(f.n_events for f in self._files), request)
         split = {"validation_fraction": config.data.validation_fraction, "max_events": config.data.max_events}
         self.stream = ShowerStream(self._files, config.train.batch, config.train.seed, **split)
         self.held_out = load_split(self._files, "validation", **split)
-        if len(self.held_out) < 2:
-            raise ValueError("the data leave fewer than 2 events for validation; raise data.validation_fraction")
         rows = np.random.default_rng(config.train.seed).permutation(len(self.held_out))[:_JUDGED_EVENTS]
         self._judged = self.held_out[np.sort(rows)]
         self._reference = observe(self._judged)
-        self._described = {
-            "files": [{"name": f.path.name, "sha256": f.checksum(), "events": f.n_events} for f in self._files],
+        self._described |= {
             "events": {"train": self.stream.n_events, "validation": len(self.held_out)},
             "grid": _describe_grid(self.stream.grid),
             "energy_gev": [float(self.held_out.energy_gev.min()), float(self.held_out.energy_gev.max())],

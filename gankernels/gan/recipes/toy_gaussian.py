@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gankernels import nn
 from gankernels.autograd import Tensor
 from gankernels.gan.config import option
+from gankernels.gan.health import HealthConfig, check_condition
 from gankernels.gan.losses import LossConfig
 from gankernels.gan.model import GAN, ArrayBatches, Conditions, Scores
 from gankernels.gan.recipes.base import Recipe, Request
@@ -52,6 +53,10 @@ class ModelConfig:
     latent: int = option(8, "numbers of noise")
     width: int = option(64, "hidden units")
 
+    def __post_init__(self) -> None:
+        if min(self.latent, self.width) < 1:
+            raise ValueError(f"model: latent and width must be at least 1, got {self.latent} and {self.width}")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -66,6 +71,7 @@ class Config:
             d_optimizer=OptimizerConfig("adam", 1e-3, beta1=0.0, beta2=0.99),
             g_optimizer=OptimizerConfig("adam", 1e-3, beta1=0.0, beta2=0.99),
             losses=LossConfig(r1=0.1, r1_interval=4),
+            health=HealthConfig(condition="label"),
         )
     )
 
@@ -127,6 +133,7 @@ class ToySession:
         if request.files:
             raise ValueError("toy-gaussian makes its own data; it takes no --data")
         self.config: Config = request.config
+        check_condition(self.config.train.health, ("label",))
         self.gan = ToyGAN(self.config.data.cells, self.config.model, self.config.train.seed)
         images, label = gaussian_profiles(self.config.data, self.config.data.events, self.config.train.seed)
         scaled = images * np.float32(self.gan.scale)
