@@ -85,7 +85,10 @@ def ended(command: list[str], until: Path, pattern: str) -> tuple[int, str]:
             time.sleep(0.02)
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     return process.returncode, err
 
 
