@@ -15,8 +15,8 @@ namespace {
 
 constexpr std::size_t kLine = 64;
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
-constexpr std::size_t kKeptBlocks = 16;
-constexpr std::size_t kKeptBytes = std::size_t(256) << 20;
+constexpr std::size_t kKeptBlocks = 32;
+constexpr std::size_t kKeptBytes = std::size_t(1) << 30;
 
 struct Block {
   void* data;
