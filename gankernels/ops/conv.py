@@ -80,26 +80,26 @@ def using_conv_algorithm(name: str) -> Iterator[None]:
         set_conv_algorithm(before)
 
 
-def _code() -> int:
+def algorithm_code() -> int:
     """The algorithm by number: "auto" is direct for values and fast for gradients."""
     return CONV_ALGORITHMS["fast" if _algorithm == "auto" and is_differentiating() else _algorithm]
 
 
 def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:
     y = empty_like(x, g.y_shape)
-    backend_of(x).conv(x, w, y, g.pod, _code())
+    backend_of(x).conv(x, w, y, g.pod, algorithm_code())
     return y
 
 
 def _open_x(w: Any, y: Any, g: ConvGeometry) -> Any:
     x = empty_like(y, g.x_shape)
-    backend_of(y).conv_transpose(y, w, x, g.pod, _code())
+    backend_of(y).conv_transpose(y, w, x, g.pod, algorithm_code())
     return x
 
 
 def _open_w(x: Any, y: Any, g: ConvGeometry) -> Any:
     w = empty_like(x, g.w_shape)
-    backend_of(x).conv_weight(x, y, w, g.pod, _code())
+    backend_of(x).conv_weight(x, y, w, g.pod, algorithm_code())
     return w
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
-from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import IntOrInts, Padding, UpsampleConvGeometry, upsample_conv_geometry
 from gankernels.ops.bias import with_bias
 from gankernels.ops.common import check_float, empty_like
-from gankernels.ops.conv import check_bias, conv, conv_algorithm
+from gankernels.ops.conv import algorithm_code, check_bias, conv
 from gankernels.ops.window import upsample_nearest
 
 __all__ = ["unfused_upsample_conv", "upsample_conv"]
@@ -22,19 +21,19 @@ __all__ = ["unfused_upsample_conv", "upsample_conv"]
 
 def _open_y(x: Any, w: Any, g: UpsampleConvGeometry) -> Any:
     y = empty_like(x, g.y_shape)
-    backend_of(x).upsample_conv(x, w, y, g.pod, CONV_ALGORITHMS[conv_algorithm()])
+    backend_of(x).upsample_conv(x, w, y, g.pod, algorithm_code())
     return y
 
 
 def _open_x(w: Any, y: Any, g: UpsampleConvGeometry) -> Any:
     x = empty_like(y, g.x_shape)
-    backend_of(y).upsample_conv_transpose(y, w, x, g.pod, CONV_ALGORITHMS[conv_algorithm()])
+    backend_of(y).upsample_conv_transpose(y, w, x, g.pod, algorithm_code())
     return x
 
 
 def _open_w(x: Any, y: Any, g: UpsampleConvGeometry) -> Any:
     w = empty_like(x, g.w_shape)
-    backend_of(x).upsample_conv_weight(x, y, w, g.pod, CONV_ALGORITHMS[conv_algorithm()])
+    backend_of(x).upsample_conv_weight(x, y, w, g.pod, algorithm_code())
     return w
 
 

@@ -178,8 +178,7 @@ class Quickstart(ShowerGAN):
     def generate(self, noise: Tensor, conditions: Conditions) -> Tensor:
         """Noise and labels to images."""
         x = self.generator(cat([noise, self.labels(conditions)], 1))
-        linear = square(x) * self.cell_means if self.power == 0.5 else self.linear_fraction(x)
-        wanted = self.response(noise, conditions) / (total(linear, (1, 2, 3, 4)) + 1e-9)
+        wanted = self.response(noise, conditions) / (total(self.linear_fraction(x), (1, 2, 3, 4)) + 1e-9)
         return x * (wanted**self.power).reshape(-1, 1, 1, 1, 1)
 
     def response(self, noise: Tensor, conditions: Conditions) -> Tensor:
