@@ -79,7 +79,9 @@ class TrainerConfig:
     lr_schedule: Schedule = option("constant", "constant, cosine, linear or exponential")
     lr_final: float = option(0.1, "factor of the learning rates at the end of the schedule")
     conv_algorithm: ConvAlgorithm = option(
-        "auto", "convolutions of the training steps: auto, direct, im2col, fft or fast; samples are made with auto"
+        "auto",
+        "convolutions of the training steps: auto (FFT where it pays, never for images leaving the generator), "
+        "direct, im2col, fft or fast; samples are made with auto",
     )
     max_grad_norm: float = option(0.0, "longer gradients are shortened to this norm; 0: never")
     validate_every: int = option(0, "steps between validations; 0: once an epoch")

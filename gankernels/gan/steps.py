@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gankernels.autograd import Tensor, grad, no_grad
+from gankernels.gan.hidden import mark_hidden, output_layers
 from gankernels.gan.losses import discriminator_loss, generator_loss, gradient_penalty, labels, r1_penalty
 from gankernels.gan.model import GAN, Batch, Scores
 from gankernels.gan.settings import TrainerConfig, make_optimizer
@@ -42,6 +43,8 @@ class Updates:
 
     def __init__(self, gan: GAN, config: TrainerConfig, check: Callable[[Mapping[str, float]], None]) -> None:
         self.gan, self.config, self.check = gan, config, check
+        mark_hidden(gan.generator, output_layers(gan.generator))
+        mark_hidden(gan.discriminator, ())
         self.d_parameters = [p for p in gan.discriminator.parameters() if p.requires_grad]
         self.g_parameters = [p for p in gan.generator.parameters() if p.requires_grad]
         self.d_optimizer = make_optimizer(self.d_parameters, config.d_optimizer)

@@ -23,6 +23,7 @@ class _ConvNd(Module):
     rank: ClassVar[int]
     weight: Parameter
     bias: Parameter | None
+    hidden = False  # in training, its outputs are seen by the next layers only: see ops.hidden_values
 
     def _build(
         self,
@@ -128,7 +129,8 @@ class _Conv(_ConvNd):
         return ops.conv(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def forward(self, input: Tensor) -> Tensor:
-        return batched(type(self).__name__, input, self.rank, self._run)
+        with ops.hidden_values(self.hidden and self.training):
+            return batched(type(self).__name__, input, self.rank, self._run)
 
 
 class _ConvTranspose(_ConvNd):
@@ -185,7 +187,8 @@ class _ConvTranspose(_ConvNd):
                                   self.groups, self.dilation)  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
-        return batched(type(self).__name__, input, self.rank, self._run)
+        with ops.hidden_values(self.hidden and self.training):
+            return batched(type(self).__name__, input, self.rank, self._run)
 
     def extra_repr(self) -> str:
         extra = "" if self.output_padding == (0,) * self.rank else f", output_padding={self.output_padding}"

@@ -59,4 +59,5 @@ def run_pair(first: Module, second: Module | None, x: Tensor) -> Tensor | None:
     if prod(second.weight.shape[:2]) > _KERNELS_PER_CELL * prod(x.shape[2:]):
         return None
     factors = upsample_factors("interpolate", x, first.size, first.scale_factor)
-    return ops.upsample_conv(x, second.weight, second.bias, factors, second.padding, second.groups)
+    with ops.hidden_values(second.hidden and second.training):
+        return ops.upsample_conv(x, second.weight, second.bias, factors, second.padding, second.groups)

@@ -5,6 +5,7 @@ conv opens y, conv_transpose opens x, conv_weight opens w; the derivative of eac
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ __all__ = [
     "conv_algorithm",
     "conv_transpose",
     "conv_weight",
+    "hidden_values",
     "im2col",
     "local_conv",
     "set_conv_algorithm",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _algorithm = "auto"
+_state = threading.local()
 
 
 def set_conv_algorithm(name: str) -> None:
@@ -39,7 +42,7 @@ def set_conv_algorithm(name: str) -> None:
     Parameters
     ----------
     name : str
-        "auto": "direct" for values, "fast" for gradients (whatever a backward pass computes).
+        "auto": "direct" for values, "fast" for gradients (whatever a backward pass computes) and for `hidden_values`.
         "direct": batch in the vector lanes.
         "im2col": explicit columns and a matrix product, the plain reference.
         "fft": products of spectra, batch in the vector lanes.
@@ -80,9 +83,25 @@ def using_conv_algorithm(name: str) -> Iterator[None]:
         set_conv_algorithm(before)
 
 
+@contextmanager
+def hidden_values(on: bool = True) -> Iterator[None]:
+    """What convolutions give in this thread until the block ends is seen by the next layer only, or not.
+
+    Then "auto" may take FFT for it: its noise, an absolute floor near 3e-7 of the largest value, is below what training
+    notices, while the cells of an image that leaves the network must be zero where they should be.
+    """
+    before = getattr(_state, "hidden", False)
+    _state.hidden = on
+    try:
+        yield
+    finally:
+        _state.hidden = before
+
+
 def algorithm_code() -> int:
-    """The algorithm by number: "auto" is direct for values and fast for gradients."""
-    return CONV_ALGORITHMS["fast" if _algorithm == "auto" and is_differentiating() else _algorithm]
+    """The algorithm by number: "auto" is fast for gradients and hidden values, direct for all others."""
+    unseen = is_differentiating() or getattr(_state, "hidden", False)
+    return CONV_ALGORITHMS["fast" if _algorithm == "auto" and unseen else _algorithm]
 
 
 def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:
