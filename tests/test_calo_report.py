@@ -146,12 +146,14 @@ def test_what_a_reader_must_know_is_said() -> None:
     low = reference[np.argsort(reference.energy_gev)[:30]]
     warnings = " ".join(validate(low, reference, classifier=False).warnings)
     assert "distributed differently" in warnings
+    assert "30 of 30 generated showers are Monte Carlo showers of the reference" in warnings
     generated = toy_showers(60, 1)
     generated.cells_gev[0, 0, 0, 0] = -1e-3
     generated.cells_gev[:, 0, 0, 0] += 1e-4
     warnings = " ".join(validate(generated, reference, classifier=False, threshold_gev=1e-3).warnings)
     assert "cells of the generated showers are negative" in warnings
     assert "below the threshold" in warnings
+    assert "showers of the reference" not in warnings
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,15 @@ def _classify(
     return metric, (test.false_positive, test.true_positive)
 
 
+def _shared(r: Summary, g: Summary) -> int:
+    """Generated showers that are in the reference too, told by the bits of incident and deposited energy."""
+    keys = []
+    for s in (r, g):
+        deposited = s.axis_energy_gev[0].sum(axis=1)
+        keys.append({pair for pair in zip(s.energy_gev.tolist(), deposited.tolist(), strict=True) if pair[1] > 0.0})
+    return len(keys[0] & keys[1])
+
+
 def _warnings(r: Summary, g: Summary, edges: Array, generated_grid: Grid) -> list[str]:
     out = []
     a, b = np.sort(r.energy_gev), np.sort(g.energy_gev)
@@ -222,6 +231,12 @@ def _warnings(r: Summary, g: Summary, edges: Array, generated_grid: Grid) -> lis
     outside = int(np.sum((g.energy_gev < a[0] * (1 - 1e-6)) | (g.energy_gev > a[-1] * (1 + 1e-6))))
     if outside > 0.01 * len(g):
         out.append(f"{outside} of {len(g)} generated showers have incident energies outside the Monte Carlo's range.")
+    shared = _shared(r, g)
+    if shared:
+        out.append(
+            f"{shared} of {len(g)} generated showers are Monte Carlo showers of the reference (same incident and "
+            "deposited energy): this compares a sample with itself and says nothing about a generator."
+        )
     for s, name in ((r, "Monte Carlo"), (g, "generated")):
         if s.empty:
             out.append(f"{s.empty} of {len(s)} {name} showers are empty; they are left out of moments and fractions.")
