@@ -63,6 +63,7 @@ class Config:
             epochs=50,
             g_steps=2,
             separate_updates=True,
+            ema_decay=0.0,  # as published; averaged over steps this long the weights lose a quarter of the energy
             d_optimizer=OptimizerConfig("rmsprop", 1e-3, eps=1e-7),
             g_optimizer=OptimizerConfig("rmsprop", 1e-3, eps=1e-7),
             losses=LossConfig(label_flip=0.05),
