@@ -31,14 +31,23 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
 
   GK_BIND(m, unary);
   GK_BIND(m, binary);
+  GK_BIND_INTEGERS(m, binary);
   GK_BIND(m, compare);
-  m.def("compare", &cpu::compare<int64_t>, py::call_guard<py::gil_scoped_release>());
+  GK_BIND_INTEGERS(m, compare);
   GK_BIND(m, gate);
   GK_BIND(m, select);
+  GK_BIND_INTEGERS(m, select);
   GK_BIND(m, copy);
+  GK_BIND_INTEGERS(m, copy);
   GK_BIND(m, fill);
+  GK_BIND_INTEGERS(m, fill);
+  GK_BIND_FROM(m, cast, float);
+  GK_BIND_FROM(m, cast, double);
+  GK_BIND_FROM(m, cast, int64_t);
+  GK_BIND_FROM(m, cast, bool);
 
   GK_BIND(m, sum);
+  m.def("sum", &cpu::sum<int64_t>, py::call_guard<py::gil_scoped_release>());
   GK_BIND(m, softmax);
   GK_BIND(m, log_softmax);
 
@@ -47,6 +56,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   GK_BIND(m, batch_norm_backward);
 
   GK_BIND(m, gather_rows);
+  GK_BIND_INTEGERS(m, gather_rows);
   GK_BIND(m, scatter_rows);
 
   GK_BIND(m, random_uniform);

@@ -1,8 +1,9 @@
-// The table of inner loops for the instruction set in use.
+// The table of inner loops for the instruction set in use; integers have a shorter one of their own.
 #pragma once
 
 #include <type_traits>
 
+#include "integers.hpp"
 #include "isa/elements.hpp"
 #include "isa/table.hpp"
 
@@ -12,12 +13,13 @@ GK_ISA_TABLE(ElementTable<float>, elements_f32)
 GK_ISA_TABLE(ElementTable<double>, elements_f64)
 
 template <class T>
-const ElementTable<T>& elements() {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>);
+const auto& elements() {
   if constexpr (std::is_same_v<T, float>) {
     return elements_f32();
-  } else {
+  } else if constexpr (std::is_same_v<T, double>) {
     return elements_f64();
+  } else {
+    return integers<T>();
   }
 }
 

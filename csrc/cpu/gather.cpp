@@ -49,5 +49,7 @@ void scatter_rows(View<const T> rows, View<const int64_t> index, View<T> table) 
   template void scatter_rows<T>(View<const T>, View<const int64_t>, View<T>);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+template void gather_rows<int64_t>(View<const int64_t>, View<const int64_t>, View<int64_t>);
+template void gather_rows<bool>(View<const bool>, View<const int64_t>, View<bool>);
 
 }  // namespace gk::cpu

@@ -10,4 +10,6 @@
 namespace gk::cpu {
 using std::uint64_t;
 #include "../core/kernels.inc"
+template <>
+void sum<std::int64_t>(View<const int64_t> x, View<int64_t> y);
 }  // namespace gk::cpu

@@ -2,7 +2,7 @@
 // through a small buffer where it is not contiguous.
 #include <algorithm>
 #include <cstring>
-#include <functional>
+#include <stdexcept>
 
 #include "elements.hpp"
 #include "kernels.hpp"
@@ -64,6 +64,7 @@ void binary(BinaryOp op, View<const T> a, View<const T> b, View<T> y) {
                         : stride[1] == 0 ? Operands::left_constant
                                          : Operands::both_vary;
   const auto run = f[static_cast<int>(kind)];
+  if (run == nullptr) throw std::invalid_argument("binary: this operation is not defined for integers and masks");
   const bool direct = stride[0] == 1 && (stride[1] == 1 || kind == Operands::left_constant) &&
                       (stride[2] == 1 || (kind == Operands::right_constant && stride[1] == 1));
   if (direct) {
@@ -78,38 +79,9 @@ void binary(BinaryOp op, View<const T> a, View<const T> b, View<T> y) {
   });
 }
 
-namespace {
-// int64 has no table: it is compared in plain loops
-template <class T>
-auto comparison(CompareOp op) {
-  return elements<T>().compare[static_cast<int>(op)];
-}
-template <class Sign>
-void compare_integers(const int64_t* a, const int64_t* b, bool* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) y[i] = Sign()(a[i], b[i]);
-}
-template <>
-auto comparison<int64_t>(CompareOp op) {
-  switch (op) {
-    case CompareOp::equal:
-      return compare_integers<std::equal_to<>>;
-    case CompareOp::not_equal:
-      return compare_integers<std::not_equal_to<>>;
-    case CompareOp::less:
-      return compare_integers<std::less<>>;
-    case CompareOp::less_equal:
-      return compare_integers<std::less_equal<>>;
-    case CompareOp::greater:
-      return compare_integers<std::greater<>>;
-    default:
-      return compare_integers<std::greater_equal<>>;
-  }
-}
-}  // namespace
-
 template <class T>
 void compare(CompareOp op, View<const T> a, View<const T> b, View<bool> y) {
-  const auto f = comparison<T>(op);
+  const auto f = elements<T>().compare[static_cast<int>(op)];
   const auto loop = strided_loop(false, y, a, b);
   pieces(loop, y.data, [&](int64_t n, const int64_t* at, bool* output) {
     T left[kStage], right[kStage];
@@ -175,15 +147,19 @@ void fill(View<T> y, double value) {
 }
 
 #define GK_INSTANTIATE(T)                                                           \
-  template void unary<T>(UnaryOp, View<const T>, View<T>, double, double);          \
   template void binary<T>(BinaryOp, View<const T>, View<const T>, View<T>);         \
   template void compare<T>(CompareOp, View<const T>, View<const T>, View<bool>);    \
-  template void gate<T>(View<const T>, View<const T>, View<T>, double);             \
   template void select<T>(View<const bool>, View<const T>, View<const T>, View<T>); \
   template void copy<T>(View<const T>, View<T>);                                    \
   template void fill<T>(View<T>, double);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
-template void compare<int64_t>(CompareOp, View<const int64_t>, View<const int64_t>, View<bool>);
+GK_INSTANTIATE(int64_t)
+GK_INSTANTIATE(bool)
+#define GK_INSTANTIATE_FLOAT(T)                                            \
+  template void unary<T>(UnaryOp, View<const T>, View<T>, double, double); \
+  template void gate<T>(View<const T>, View<const T>, View<T>, double);
+GK_INSTANTIATE_FLOAT(float)
+GK_INSTANTIATE_FLOAT(double)
 
 }  // namespace gk::cpu

@@ -91,11 +91,8 @@ def compare(op: str, a: Array, b: Array, y: Array) -> None:
 
 
 def copy(x: Array, y: Array) -> None:
-    """y = x for every element; x is broadcast to y's shape. Indices and masks (int64, bool) are copied by NumPy."""
-    if x.dtype.kind == "f" and x.dtype == y.dtype:
-        native.copy(_fit(x, y), y)
-    else:
-        np.copyto(y, x)
+    """y = x for every element; x is broadcast to y's shape."""
+    native.copy(_fit(x, y), y)
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------
@@ -115,8 +112,10 @@ def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> Array:
 
 
 def cast(x: Array, dtype: DTypeLike) -> Array:
-    """A copy in another dtype."""
-    return x.astype(dtype)
+    """A copy in another dtype: float32, float64, int64 or bool."""
+    y = empty(x.shape, dtype)
+    native.cast(x, y)
+    return y
 
 
 def contiguous(x: Array) -> Array:
