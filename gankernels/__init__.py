@@ -12,7 +12,8 @@ import numpy as np
 
 from gankernels import nn, ops, optim
 from gankernels.autograd import Tensor, enable_grad, grad, is_recording, no_grad
-from gankernels.backends import DeviceError
+from gankernels.backends import DeviceError, device, set_default_device
+from gankernels.backends import default_device as get_default_device
 from gankernels.backends.cpu import num_threads, set_num_threads
 from gankernels.nn.fusion import fusion, set_fusion
 from gankernels.ops import (
@@ -98,6 +99,7 @@ __all__ = [
     "clamp",
     "conv_algorithm",
     "cos",
+    "device",
     "enable_grad",
     "exp",
     "eye",
@@ -107,6 +109,7 @@ __all__ = [
     "from_array",
     "full",
     "fusion",
+    "get_default_device",
     "grad",
     "index_select",
     "int64",
@@ -143,6 +146,7 @@ __all__ = [
     "relu",
     "repeat",
     "set_conv_algorithm",
+    "set_default_device",
     "set_fusion",
     "set_num_threads",
     "sigmoid",

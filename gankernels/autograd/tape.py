@@ -281,9 +281,8 @@ def _seed(output: Tensor, ct: Tensor | None) -> Tensor:
             raise RuntimeError(
                 f"backward: an output of shape {output.shape} needs a gradient; only one element may go without"
             )
-        one = output.data.copy()
-        one[...] = 1
-        return Tensor(one)
+        one: Tensor = output.new_ones(output.shape)
+        return one
     if not isinstance(ct, Tensor):
         raise TypeError(f"backward: the gradient must be a Tensor, got {type(ct).__name__}")
     if ct.shape != output.shape or ct.dtype != output.dtype:

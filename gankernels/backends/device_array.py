@@ -40,6 +40,7 @@ class Flags:
     """What `array.flags` tells: whether the elements lie row-major without gaps."""
 
     __slots__ = ("c_contiguous",)
+    writeable = True
 
     def __init__(self, c_contiguous: bool) -> None:
         self.c_contiguous = c_contiguous
@@ -69,7 +70,8 @@ class DeviceArray:
     """
 
     __slots__ = (
-        "__weakref__", "backend", "buffer", "dtype", "flags", "native", "ndim", "offset", "shape", "size", "strides",
+        "__weakref__", "backend", "base", "buffer", "dtype", "flags", "native", "ndim", "offset", "shape", "size",
+        "strides",
     )  # fmt: skip
     __array_ufunc__ = None  # numpy_array + device_array is an error, not a loop over views
 
@@ -88,6 +90,7 @@ class DeviceArray:
         self.backend = backend
         self.offset = offset
         self.native: Any = None  # a backend's own object for this array, cached
+        self.base: DeviceArray | None = None  # the array that this is a view of
         self.ndim = len(shape)
         self.size = prod(shape)
         if strides is None:
@@ -133,7 +136,9 @@ class DeviceArray:
 
     # ---- views -----------------------------------------------------------------------------------------------------
     def _view(self, shape: tuple[int, ...], strides: tuple[int, ...] | None, offset: int = 0) -> DeviceArray:
-        return DeviceArray(self.buffer, shape, self.dtype, self.backend, strides, self.offset + offset)
+        view = DeviceArray(self.buffer, shape, self.dtype, self.backend, strides, self.offset + offset)
+        view.base = self if self.base is None else self.base
+        return view
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """A view with other extents (one may be -1) in the same row-major order.

@@ -12,13 +12,14 @@ from typing import Any
 
 from gankernels import nn
 from gankernels.autograd import Tensor
+from gankernels.ops import tensor
 from gankernels.ops.update import copy_, lerp_
 
 __all__ = ["EMA"]
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: Tensor(t.data.copy()) for name, t in state.items()}
+    return {name: t.detach().clone() for name, t in state.items()}
 
 
 class EMA:
@@ -78,6 +79,5 @@ class EMA:
             if tuple(state[name].shape) != own.shape or state[name].dtype != own.dtype:
                 raise ValueError(f"EMA: {name!r} has shape {tuple(state[name].shape)}, expected {own.shape}")
         for name, own in self._state.items():
-            own.data[...] = state[name].data if isinstance(state[name], Tensor) else state[name]
-            own.version += 1
+            copy_(own, tensor(state[name], device=own.device))
         self.updates = int(updates)

@@ -47,7 +47,8 @@ class GaussianNoise(Module):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not self.std:
             return input
-        return input + ops.randn(input.shape, dtype=input.dtype, generator=self.generator) * self.std
+        noise = ops.randn(input.shape, dtype=input.dtype, device=input.device, generator=self.generator)
+        return input + noise * self.std
 
     def extra_repr(self) -> str:
         return f"std={self.std}"

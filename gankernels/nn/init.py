@@ -14,7 +14,8 @@ import numpy as np
 
 from gankernels.autograd import Tensor, no_grad
 from gankernels.ops import update
-from gankernels.ops.creation import zeros
+from gankernels.ops.creation import tensor, zeros_like
+from gankernels.ops.pointwise import where
 from gankernels.ops.random import Generator, default_generator
 
 __all__ = [
@@ -50,13 +51,13 @@ def _set(t: Tensor, values: Tensor) -> Tensor:
 def uniform_(t: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Uniform numbers in [a, b)."""
     with no_grad():
-        return _set(t, (generator or default_generator()).uniform(t.shape, t.dtype) * (b - a) + a)
+        return _set(t, (generator or default_generator()).uniform(t.shape, t.dtype, t.device) * (b - a) + a)
 
 
 def normal_(t: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Normal numbers."""
     with no_grad():
-        return _set(t, (generator or default_generator()).normal(t.shape, t.dtype) * std + mean)
+        return _set(t, (generator or default_generator()).normal(t.shape, t.dtype, t.device) * std + mean)
 
 
 def constant_(t: Tensor, val: float) -> Tensor:
@@ -82,11 +83,11 @@ def _erfinv(x: Tensor) -> Tensor:
             0.00943887047, 1.00167406, 2.83297682)  # fmt: skip
     w = -((1.0 - x) * (1.0 + x)).log()
     near, far = w - 2.5, w.sqrt() - 3.0
-    p, q = zeros(x.shape, dtype=x.dtype), zeros(x.shape, dtype=x.dtype)
+    p, q = zeros_like(x), zeros_like(x)
     for a, b in zip(central, tail, strict=True):
         p, q = p * near + a, q * far + b
     inside = w < 5.0
-    y = Tensor(np.where(inside.data, p.data, q.data)) * x
+    y = where(inside, p, q) * x
     for _ in range(2):
         y = y - (y.erf() - x) * (y * y).exp() * (math.sqrt(math.pi) / 2)
     return y
@@ -105,7 +106,7 @@ def trunc_normal_(
         raise ValueError(f"trunc_normal_: expected a < b and std > 0, got a={a}, b={b}, std={std}")
     low, high = (math.erf((v - mean) / std / math.sqrt(2)) for v in (a, b))
     with no_grad():
-        u = (generator or default_generator()).uniform(t.shape, np.float64) * (high - low) + low
+        u = (generator or default_generator()).uniform(t.shape, np.float64, t.device) * (high - low) + low
         u = u.clamp(-1 + 2**-53, 1 - 2**-53)
         return _set(t, (_erfinv(u) * (std * math.sqrt(2)) + mean).clamp(a, b).to(t.dtype))
 
@@ -175,11 +176,11 @@ def orthogonal_(t: Tensor, gain: float = 1, generator: Generator | None = None) 
     if t.ndim < 2:
         raise ValueError(f"orthogonal_: expected at least two axes, got shape {t.shape}")
     rows, columns = t.shape[0], prod(t.shape[1:])
-    z = (generator or default_generator()).normal((max(rows, columns), min(rows, columns)), np.float64)
+    z = (generator or default_generator()).normal((max(rows, columns), min(rows, columns)), np.float64, "cpu")
     q, r = np.linalg.qr(z.numpy())
     q = q * np.sign(np.diagonal(r))
     q = q.T if rows < columns else q
-    return _set(t, Tensor(np.ascontiguousarray(q.reshape(t.shape) * gain, dtype=t.dtype)))
+    return _set(t, tensor(q.reshape(t.shape) * gain, dtype=t.dtype, device=t.device))
 
 
 def _variance_scaling(scale: float, fan: str, kind: str) -> Callable[..., Tensor]:

@@ -13,6 +13,7 @@ from gankernels.nn import init
 from gankernels.nn.module import Module
 from gankernels.nn.parameter import Parameter
 from gankernels.nn.torch_names import embedding, refuse
+from gankernels.ops import update
 from gankernels.ops.random import Generator, default_generator
 
 __all__ = ["Embedding", "Linear", "count", "new_parameter"]
@@ -30,8 +31,7 @@ def new_parameter(shape: tuple[int, ...], dtype: Any, device: str | None) -> Par
     dtype = np.dtype(np.float32 if dtype is None else dtype)
     if dtype.kind != "f":
         raise TypeError(f"parameter: dtype must be float32 or float64, got {dtype}")
-    p = ops.zeros(shape, dtype=dtype)
-    return Parameter(p if device is None else p.to(device))
+    return Parameter(ops.zeros(shape, dtype=dtype, device=device))
 
 
 class Linear(Module):
@@ -142,7 +142,7 @@ class Embedding(Module):
         """Draw new initial values."""
         init.normal_(self.weight, generator=generator or default_generator())
         if self.padding_idx is not None:
-            self.weight.data[self.padding_idx] = 0
+            update.fill_(self.weight.detach()[self.padding_idx], 0.0)
 
     def forward(self, input: Tensor) -> Tensor:
         return embedding(input, self.weight, self.padding_idx)

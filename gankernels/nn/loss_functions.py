@@ -8,7 +8,7 @@ import numpy as np
 
 from gankernels import ops
 from gankernels.autograd import Tensor
-from gankernels.ops.common import check_float
+from gankernels.ops.common import check_float, same_device, scalar_beside, to_host
 from gankernels.ops.loss import bce
 
 __all__ = [
@@ -177,13 +177,14 @@ def _picked(
         raise TypeError(f"{op}: target must hold int64 class indices, got {getattr(target, 'dtype', type(target))}")
     if target.shape != shape:
         raise ValueError(f"{op}: target has shape {target.shape}, expected {shape}")
+    same_device(op, input=rows, target=target)
     M, C = rows.shape
-    chosen = target.data.reshape(-1)
+    chosen = to_host(target.data).reshape(-1)
     kept = chosen != ignore_index
     chosen = np.where(kept, chosen, 0)
     if chosen.size and (chosen.min() < 0 or chosen.max() >= C):
         raise IndexError(f"{op}: target {int(chosen.min())}..{int(chosen.max())} is out of range for {C} classes")
-    factor = Tensor(kept.astype(rows.dtype))
+    factor = ops.tensor(kept, dtype=rows.dtype, device=rows.device)
     if weight is not None:
         factor = factor * ops.index_select(weight.detach(), 0, chosen)
     return ops.index_select(rows.reshape(M * C), 0, np.arange(M) * C + chosen), factor
@@ -260,11 +261,11 @@ def cross_entropy(
             raise ValueError(f"{op}: class probabilities have shape {target.shape}, expected {input.shape}")
         wanted = _classes_last(op, target)[0] * (1.0 - label_smoothing) + label_smoothing / C
         loss = -ops.sum(logp * (wanted if weight is None else wanted * weight), 1)
-        return _weighted(op, loss, Tensor(np.asarray(rows.shape[0], rows.dtype)), shape, reduction)
+        return _weighted(op, loss, scalar_beside(rows, rows.shape[0]), shape, reduction)
     picked, factor = _picked(op, logp, shape, target, weight, ignore_index)
     loss = -picked * factor
     if label_smoothing:
-        kept = Tensor((target.data.reshape(-1) != ignore_index).astype(rows.dtype))
+        kept = (target.reshape(-1) != ignore_index).to(rows.dtype)
         even = -ops.sum(logp if weight is None else logp * weight, 1) * kept
         loss = loss * (1.0 - label_smoothing) + even * (label_smoothing / C)
     return _weighted(op, loss, ops.sum(factor), shape, reduction)

@@ -11,7 +11,7 @@ import numpy as np
 from gankernels.autograd import Tensor
 from gankernels.nn.parameter import Parameter
 from gankernels.ops import update
-from gankernels.ops.common import cast
+from gankernels.ops.common import DEVICES
 from gankernels.ops.creation import from_array, tensor, zeros_like
 
 __all__ = ["Handle", "IncompatibleKeys", "Module"]
@@ -273,21 +273,39 @@ class Module:
             if p.grad is not None:
                 p.grad = None if set_to_none else zeros_like(p.grad)
 
-    def to(self, target: Any) -> Any:
-        """Convert floating-point parameters and buffers in place to a dtype ("cpu" is accepted and changes nothing)."""
-        if isinstance(target, str) and target in ("cpu", "cuda"):
-            for t in [*self.parameters(), *self.buffers()]:
-                t.to(target)
-            return self
-        dtype = np.dtype(target)
-        if dtype.kind != "f":
-            raise TypeError(f"Module.to: expected float32 or float64, got {dtype}")
-        for t in [*self.parameters(), *self.buffers()]:
-            if t.dtype.kind == "f" and t.dtype != dtype:
-                t.data = cast(Tensor(t.data), dtype).data
-                t.version += 1
-                t.grad = None if t.grad is None else cast(t.grad.detach(), dtype)
+    def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Any:
+        """Move parameters and buffers to a device ("cpu", "cuda"), convert floating-point ones to a dtype, or both.
+
+        In place: the tensors stay the same objects, so an optimizer keeps them. Its state does not move with them:
+        make the optimizer after moving, or load its state_dict again.
+        """
+        for target in (*targets, device, dtype):
+            if target is None:
+                continue
+            if isinstance(target, str) and target in DEVICES:
+                self._convert(target, all_dtypes=True)
+                continue
+            wanted = np.dtype(target)
+            if wanted.kind != "f":
+                raise TypeError(f"Module.to: expected float32 or float64, or a device, got {wanted}")
+            self._convert(wanted, all_dtypes=False)
         return self
+
+    def _convert(self, target: Any, all_dtypes: bool) -> None:
+        for t in [*self.parameters(), *self.buffers()]:
+            data = t.detach().to(target).data if all_dtypes or t.dtype.kind == "f" else t.data
+            if data is not t.data:
+                t.data = data
+                t.version += 1
+                t.grad = None if t.grad is None else t.grad.detach().to(target)
+
+    def cpu(self) -> Any:
+        """Everything on the host; returns self."""
+        return self.to("cpu")
+
+    def cuda(self) -> Any:
+        """Everything on the GPU; returns self."""
+        return self.to("cuda")
 
     def float(self) -> Any:
         """Everything in float32; returns self."""
@@ -322,7 +340,7 @@ class Module:
         Parameters
         ----------
         state_dict : mapping of str to Tensor, NumPy array, or anything with `__dlpack__` (a torch.Tensor)
-            Shapes and dtypes must be those of this module.
+            Shapes and dtypes must be those of this module; values are copied to the device of each parameter.
         strict : bool
             Raise if a name is missing or unexpected.
 
@@ -367,7 +385,7 @@ def _source(key: str, value: Any, target: Tensor) -> Tensor:
         source = value if isinstance(value, Tensor) else from_array(value)
     except TypeError:
         try:
-            source = tensor(value)
+            source = tensor(value, device=target.device)
         except (TypeError, ValueError) as error:
             raise TypeError(f"load_state_dict: {key!r} cannot be read: {error}") from None
         if getattr(value, "dtype", None) is not None:
@@ -378,4 +396,4 @@ def _source(key: str, value: Any, target: Tensor) -> Tensor:
         raise TypeError(
             f"load_state_dict: {key!r} has dtype {source.dtype}, expected {target.dtype}; convert one first"
         )
-    return source
+    return source.to(target.device)

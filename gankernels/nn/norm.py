@@ -91,9 +91,9 @@ class _BatchNorm(_Affine):
         self._affine((num_features,), affine, affine and bias, device, dtype)
         dtype = np.dtype(np.float32 if dtype is None else dtype)
         track = track_running_stats
-        self.register_buffer("running_mean", ops.zeros(num_features, dtype=dtype) if track else None)
-        self.register_buffer("running_var", ops.ones(num_features, dtype=dtype) if track else None)
-        self.register_buffer("num_batches_tracked", Tensor(np.zeros((), np.int64)) if track else None)
+        self.register_buffer("running_mean", ops.zeros(num_features, dtype=dtype, device=device) if track else None)
+        self.register_buffer("running_var", ops.ones(num_features, dtype=dtype, device=device) if track else None)
+        self.register_buffer("num_batches_tracked", ops.zeros((), dtype=np.int64, device=device) if track else None)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim not in self.ranks or input.shape[1] != self.num_features:

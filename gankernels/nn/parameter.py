@@ -26,4 +26,4 @@ class Parameter(Tensor):
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         source = data if isinstance(data, Tensor) else from_array(data)
         owned = source.data.flags.c_contiguous and source.data.flags.writeable
-        super().__init__(source.data if owned else source.data.copy(order="C"), requires_grad)
+        super().__init__(source.data if owned else source.detach().clone().data, requires_grad)

@@ -102,8 +102,8 @@ def spectral_norm(
     stream = generator or default_generator()
     with no_grad():
         H, W = norm.matrix(weight).shape
-        u = normalize(stream.normal((H,), weight.dtype), dim=0, eps=eps)
-        v = normalize(stream.normal((W,), weight.dtype), dim=0, eps=eps)
+        u = normalize(stream.normal((H,), weight.dtype, weight.device), dim=0, eps=eps)
+        v = normalize(stream.normal((W,), weight.dtype, weight.device), dim=0, eps=eps)
     delattr(module, name)
     module.register_parameter(f"{name}_orig", weight)
     module.__dict__[name] = weight.detach()

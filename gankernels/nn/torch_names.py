@@ -136,7 +136,7 @@ def embedding(
         raise ValueError(f"embedding: padding_idx {padding_idx} is out of range for {rows} embeddings")
     live = np.ones((rows, 1), np.bool_)
     live[padding_idx] = False
-    return ops.embedding(input, ops.where(Tensor(live), weight, weight.detach()))
+    return ops.embedding(input, ops.where(ops.tensor(live, device=weight.device), weight, weight.detach()))
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor, record
-from gankernels.backends import backend_of
+from gankernels.backends import DEVICES, backend_of
+from gankernels.backends.device_array import DeviceArray
 from gankernels.geometry import MAX_ELEMENTS, is_int
 
 __all__ = [
+    "DEVICES",
     "as_tensor",
     "axes",
     "axis_index",
+    "broadcast_array",
     "cast",
     "check_float",
     "check_shape",
@@ -23,7 +26,9 @@ __all__ = [
     "extents",
     "is_scalar",
     "promote",
+    "same_device",
     "scalar_beside",
+    "to_host",
 ]
 
 MAX_AXES = 8  # gk::kMaxRank
@@ -46,14 +51,24 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
 
 
 def scalar_beside(t: Tensor, value: Any) -> Tensor:
-    """A number as a tensor without axes: of t's dtype, or float32 if t holds integers and the number is none."""
+    """A number as a tensor without axes on t's device: of t's dtype, or float32 if t holds integers and it is none."""
     if t.dtype.kind == "f":
         dtype = t.dtype
     elif isinstance(value, (bool, np.bool_)):
         dtype = np.dtype(np.bool_)
     else:
         dtype = np.dtype(np.int64 if isinstance(value, (int, np.integer)) else np.float32)
-    return Tensor(np.full((), value, dtype))
+    return Tensor(backend_of(t.data).full((), value, dtype))
+
+
+def same_device(op: str, **operands: Any) -> None:
+    """Raise unless all operands are tensors on one device."""
+    known = [(name, t, backend_of(t.data).name) for name, t in operands.items() if isinstance(t, Tensor)]
+    for name, _, where in known:
+        if where != known[0][2]:
+            raise RuntimeError(
+                f"{op}: {name} is on {where!r}, {known[0][0]} on {known[0][2]!r}; move one of them with .to(device)"
+            )
 
 
 def check_float(op: str, **operands: Any) -> None:
@@ -70,6 +85,8 @@ def check_float(op: str, **operands: Any) -> None:
             raise TypeError(
                 f"{op}: {name} has dtype {t.dtype}, {first[0]} has {first[1].dtype}; convert one with .to()"
             )
+        if first is not None and type(t.data) is not type(first[1].data):
+            same_device(op, **operands)
         first = first or (name, t)
 
 
@@ -93,6 +110,8 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
 def promote(op: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both operands as tensors of one dtype: float64 beats float32 beats int64 beats bool, as PyTorch promotes."""
     ta, tb = as_tensor(op, "the first operand", a), as_tensor(op, "the second operand", b)
+    if type(ta.data) is not type(tb.data):
+        same_device(op, **{"the first operand": ta, "the second operand": tb})
     if ta.dtype == tb.dtype:
         return ta, tb
     dtypes = (ta.dtype, tb.dtype)
@@ -130,6 +149,16 @@ def empty_like(array: Any, shape: tuple[int, ...] | None = None) -> Any:
 def contiguous(array: Any) -> Any:
     """The array, or a row-major copy of it."""
     return backend_of(array).contiguous(array)
+
+
+def to_host(array: Any) -> Any:
+    """The NumPy array itself, or an explicit copy of a device's array, which waits for the device."""
+    return backend_of(array).to_host(array)
+
+
+def broadcast_array(array: Any, shape: tuple[int, ...]) -> Any:
+    """A view of the array with another shape; repeated axes have a stride of zero."""
+    return array.broadcast_to(shape) if type(array) is DeviceArray else np.broadcast_to(array, shape)
 
 
 def axis_index(op: str, dim: Any, ndim: int) -> int:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor
-from gankernels.backends import backend_of, get
-from gankernels.ops.common import check_shape, extents
+from gankernels.backends import backend_of, dlpack, get, why_not
+from gankernels.backends.device_array import DeviceArray
+from gankernels.ops.common import check_shape, extents, to_host
 
 __all__ = [
     "arange",
@@ -38,16 +39,35 @@ def kept_dtype(op: str, dtype: Any) -> Any:
     return found
 
 
+def _device_array(data: Any) -> Any:
+    """Another library's array in CUDA memory, shared through DLPack; None if the data is anything else."""
+    if not hasattr(data, "__dlpack_device__") or int(data.__dlpack_device__()[0]) != dlpack.CUDA or why_not("cuda"):
+        return None
+    _refuse_graph(data)
+    backend = get("cuda")
+    try:
+        buffer, shape, strides, offset, dtype = dlpack.read(data.__dlpack__(stream=1))
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"tensor: cannot read the {type(data).__name__} through DLPack: {error}") from None
+    if dtype not in _KEPT:
+        raise TypeError(f"tensor: dtype {dtype} on 'cuda' is not supported; convert it to one of the four dtypes first")
+    return DeviceArray(buffer, shape, dtype, backend, strides, offset)
+
+
+def _refuse_graph(data: Any) -> None:
+    if getattr(data, "requires_grad", False):
+        raise TypeError("tensor: the data is part of another library's graph; detach it first")
+
+
 def _host_array(data: Any) -> Any:
     """A NumPy array that shares memory where the protocol allows it."""
     if isinstance(data, np.ndarray):
         return data
     if hasattr(data, "__dlpack__"):
         device = data.__dlpack_device__() if hasattr(data, "__dlpack_device__") else (1, 0)
-        if device[0] != 1:
+        if device[0] != dlpack.CPU:
             raise TypeError(f"tensor: the data is on DLPack device {tuple(map(int, device))}; copy it to the CPU first")
-        if getattr(data, "requires_grad", False):
-            raise TypeError("tensor: the data is part of another library's graph; detach it first")
+        _refuse_graph(data)
         try:
             return np.from_dlpack(data)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -78,20 +98,21 @@ def _documented_dtype(array: Any, data: Any) -> Any:
     )
 
 
-def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str = "cpu") -> Tensor:
+def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None) -> Tensor:
     """A tensor with a copy of the data.
 
     Parameters
     ----------
-    data : array, nested list, number, or anything with `__dlpack__`, `__array_interface__` or `__array__`
+    data : Tensor, array, nested list, number, or anything with `__dlpack__`, `__array_interface__` or `__array__`
         float32, float64, int64 and bool are kept. Python floats become float32, float16 becomes float32, other
-        integers (up to 64 bits) become int64, and byte order becomes native. Everything else is refused.
+        integers (up to 64 bits) become int64, and byte order becomes native. Everything else is refused. Tensors and
+        other libraries' arrays on the device are copied there, without the host.
     requires_grad : bool
         Record what is done with it; floating point only.
     dtype : numpy dtype, optional
         Convert to this one of the four dtypes instead.
-    device : str
-        "cpu".
+    device : str, optional
+        "cpu" or "cuda"; that of the data if it is on a device, else the default device.
 
     Returns
     -------
@@ -114,6 +135,11 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
     backend = get(device)
     if isinstance(data, Tensor):
         data = data.data
+    on_device = data if type(data) is DeviceArray else _device_array(data)
+    if on_device is not None:
+        wanted = on_device.dtype if dtype is None else kept_dtype("tensor", dtype)
+        here = on_device.backend
+        return Tensor(_placed(here.cast(on_device, wanted), here if device is None else backend), requires_grad)
     array = _host_array(data)
     wanted = _documented_dtype(array, data) if dtype is None else kept_dtype("tensor", dtype)
     check_shape("tensor", array.shape)
@@ -121,13 +147,19 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
         raise TypeError(f"tensor: cannot convert data of dtype {array.dtype} to {wanted}")
     copied = get("cpu").empty(array.shape, wanted)
     np.copyto(copied, array, casting="unsafe")
-    return Tensor(backend.from_host(copied), requires_grad)
+    return Tensor(_placed(copied, backend), requires_grad)
+
+
+def _placed(array: Any, backend: Any) -> Any:
+    """The array itself if it belongs to the backend, else a copy there."""
+    return array if backend_of(array) is backend else backend.from_host(to_host(array))
 
 
 def from_array(array: Any, requires_grad: bool = False) -> Tensor:
     """A tensor that shares memory with a NumPy array (or an exporter of `__dlpack__`) of a kept dtype.
 
-    Strided arrays are taken as they are. Use `tensor` for a copy and for other dtypes.
+    Strided arrays are taken as they are; the tensor is on the device where the memory is. Use `tensor` for a copy, for
+    other dtypes and for another device.
 
     Raises
     ------
@@ -136,6 +168,10 @@ def from_array(array: Any, requires_grad: bool = False) -> Tensor:
     """
     if not any(hasattr(array, name) for name in ("__dlpack__", "__array_interface__", "__array__")):
         raise TypeError(f"from_array: expected an array, got {type(array).__name__}; gankernels.tensor converts lists")
+    if not isinstance(array, np.ndarray):
+        on_device = _device_array(array)
+        if on_device is not None:
+            return Tensor(on_device, requires_grad)
     host = _host_array(array)
     check_shape("from_array", host.shape)
     if any(s % host.itemsize for s in host.strides):
@@ -150,35 +186,48 @@ def from_array(array: Any, requires_grad: bool = False) -> Tensor:
     return Tensor(host, requires_grad)
 
 
-def full(shape: Any, value: float, *, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
-    """A tensor of one value; shape an int or ints."""
-    return Tensor(get("cpu").full(extents("full", shape), value, kept_dtype("full", dtype)), requires_grad)
+def full(
+    shape: Any, value: float, *, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of one value; shape an int or ints. `device` None: the default device."""
+    return Tensor(get(device).full(extents("full", shape), value, kept_dtype("full", dtype)), requires_grad)
 
 
-def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+def zeros(*shape: Any, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros; shape as ints or one tuple."""
-    return full(shape[0] if len(shape) == 1 else shape, 0, dtype=dtype, requires_grad=requires_grad)
+    extent = shape[0] if len(shape) == 1 else shape
+    return full(extent, 0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def ones(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+def ones(*shape: Any, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones; shape as ints or one tuple."""
-    return full(shape[0] if len(shape) == 1 else shape, 1, dtype=dtype, requires_grad=requires_grad)
+    extent = shape[0] if len(shape) == 1 else shape
+    return full(extent, 1, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def zeros_like(t: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of zeros of t's shape and, unless another is given, dtype."""
-    array = backend_of(t.data).full(t.shape, 0, t.dtype if dtype is None else np.dtype(dtype))
-    return Tensor(array, requires_grad)
+def _full_like(t: Tensor, value: float, dtype: Any, device: str | None, requires_grad: bool) -> Tensor:
+    backend = backend_of(t.data) if device is None else get(device)
+    return Tensor(backend.full(t.shape, value, t.dtype if dtype is None else np.dtype(dtype)), requires_grad)
 
 
-def ones_like(t: Tensor, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of ones of t's shape and, unless another is given, dtype."""
-    array = backend_of(t.data).full(t.shape, 1, t.dtype if dtype is None else np.dtype(dtype))
-    return Tensor(array, requires_grad)
+def zeros_like(t: Tensor, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros of t's shape and, unless others are given, dtype and device."""
+    return _full_like(t, 0, dtype, device, requires_grad)
+
+
+def ones_like(t: Tensor, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of ones of t's shape and, unless others are given, dtype and device."""
+    return _full_like(t, 1, dtype, device, requires_grad)
 
 
 def arange(
-    start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, requires_grad: bool = False
+    start: float,
+    end: float | None = None,
+    step: float = 1,
+    *,
+    dtype: Any = None,
+    device: str | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """start, start + step, ... below end (0 to start with one argument); int64 if all are ints, else float32."""
     first, last = (0, start) if end is None else (start, end)
@@ -186,16 +235,27 @@ def arange(
         raise ValueError(f"arange: step {step} does not lead from {first} to {last}")
     whole = all(isinstance(v, (int, np.integer)) for v in (first, last, step))
     wanted = kept_dtype("arange", (np.int64 if whole else np.float32) if dtype is None else dtype)
-    return Tensor(np.arange(first, last, step).astype(wanted), requires_grad)
+    return Tensor(get(device).from_host(np.arange(first, last, step).astype(wanted)), requires_grad)
 
 
-def linspace(start: float, end: float, steps: int, *, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+def linspace(
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: Any = np.float32,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """`steps` numbers at equal distances from start to end, both included."""
     (count,) = extents("linspace", steps)
-    return Tensor(np.linspace(start, end, count).astype(kept_dtype("linspace", dtype)), requires_grad)
+    values = np.linspace(start, end, count).astype(kept_dtype("linspace", dtype))
+    return Tensor(get(device).from_host(values), requires_grad)
 
 
-def eye(n: int, m: int | None = None, *, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
+def eye(
+    n: int, m: int | None = None, *, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False
+) -> Tensor:
     """The identity matrix of n rows and m (None: n) columns."""
     rows, columns = extents("eye", (n, n if m is None else m))
-    return Tensor(np.eye(rows, columns, dtype=kept_dtype("eye", dtype)), requires_grad)
+    return Tensor(get(device).from_host(np.eye(rows, columns, dtype=kept_dtype("eye", dtype))), requires_grad)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gankernels.autograd import Tensor
 from gankernels.geometry import is_int
-from gankernels.ops.common import axes, axis_index
+from gankernels.ops.common import axes, axis_index, cast, to_host
 from gankernels.ops.creation import ones, zeros
 from gankernels.ops.pointwise import abs, compare, floor, log, neg, where
 from gankernels.ops.reduce import Dim
@@ -45,12 +45,16 @@ def isnan(x: Tensor) -> Tensor:
 
 def isinf(x: Tensor) -> Tensor:
     """bool: x is infinite, of either sign."""
-    return compare("equal", abs(x), math.inf) if x.dtype.kind == "f" else zeros(x.shape, dtype=np.bool_)
+    if x.dtype.kind != "f":
+        return zeros(x.shape, dtype=np.bool_, device=x.device)
+    return compare("equal", abs(x), math.inf)
 
 
 def isfinite(x: Tensor) -> Tensor:
     """bool: x is neither infinite nor NaN."""
-    return compare("less", abs(x), math.inf) if x.dtype.kind == "f" else ones(x.shape, dtype=np.bool_)
+    if x.dtype.kind != "f":
+        return ones(x.shape, dtype=np.bool_, device=x.device)
+    return compare("less", abs(x), math.inf)
 
 
 def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
@@ -63,7 +67,7 @@ def allclose(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal
     for name, operand in (("a", a), ("b", b)):
         if not isinstance(operand, Tensor):
             raise TypeError(f"allclose: {name} must be a Tensor, got {type(operand).__name__}")
-    return bool(np.allclose(a.data, b.data, rtol, atol, equal_nan))
+    return bool(np.allclose(to_host(a.data), to_host(b.data), rtol, atol, equal_nan))
 
 
 # ---- products ------------------------------------------------------------------------------------------------------
@@ -77,12 +81,12 @@ def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
         return prod(reshape(x, -1) if x.data.size else reshape(x, 0), 0)
     axis = axis_index("prod", dim, x.ndim)
     if x.dtype.kind != "f":
-        return Tensor(np.asarray(x.data.prod(axis=axis if x.ndim else None, keepdims=keepdim, dtype=np.int64)))
+        x = cast(x, np.int64)
     if x.ndim == 0:
         return x
     kept = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
     if x.shape[axis] == 0:
-        x = ones(kept, dtype=x.dtype)
+        x = ones(kept, dtype=x.dtype, device=x.device)
     while (n := x.shape[axis]) > 1:
         half = n // 2
         pairs = index(x, _along(axis, slice(half))) * index(x, _along(axis, slice(half, 2 * half)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
-from gankernels.ops.common import axis_index, check_float, empty_like
+from gankernels.ops.common import axis_index, check_float, empty_like, same_device, to_host
 
 __all__ = ["advanced_index", "embedding", "index_select"]
 
@@ -32,32 +32,31 @@ _rows = Form("rows", table=_scatter, rows=_gather)
 
 
 def _host_index(index: Any) -> Any:
-    array = index.data if isinstance(index, Tensor) else np.asarray(index)
+    """The index as a NumPy array; one on a device is read, for it must be checked before a kernel follows it."""
+    array = to_host(index.data) if isinstance(index, Tensor) else np.asarray(index)
     return array.astype(np.int64) if array.size == 0 and not hasattr(index, "dtype") else array  # [] is float64
 
 
-def _positions(op: str, index: Any, count: int) -> Any:
-    """A flat int64 array of valid non-negative row numbers."""
-    array = _host_index(index)
+def _positions(op: str, array: Any, count: int, table: Any) -> Any:
+    """A flat int64 array of valid non-negative row numbers on the table's device."""
     if array.dtype.kind not in "iu":
         raise TypeError(f"{op}: the index must hold integers, got dtype {array.dtype}")
     flat = np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
     if flat.size and (flat.min() < -count or flat.max() >= count):
         raise IndexError(f"{op}: index {int(flat.min())}..{int(flat.max())} is out of range for {count} rows")
-    return np.where(flat < 0, flat + count, flat)
+    return backend_of(table).from_host(np.where(flat < 0, flat + count, flat))
 
 
 def index_select(x: Tensor, dim: int, index: Any) -> Tensor:
     """The slices of x at the positions `index` (a 1-D integer array) along an axis; differentiable."""
-    if _host_index(index).ndim != 1:
-        raise ValueError(f"index_select: the index must have one axis, got shape {_host_index(index).shape}")
-    return _select("index_select", x, axis_index("index_select", dim, x.ndim), index)
+    where = _host_index(index)
+    if where.ndim != 1:
+        raise ValueError(f"index_select: the index must have one axis, got shape {where.shape}")
+    return _select("index_select", x, axis_index("index_select", dim, x.ndim), where)
 
 
 def _select(op: str, x: Tensor, axis: int, index: Any) -> Tensor:
-    where = _positions(op, index, x.shape[axis])
-    if x.dtype.kind != "f":
-        return Tensor(np.take(x.data, where, axis))
+    where = _positions(op, _host_index(index), x.shape[axis], x.data)
     order = [axis, *(i for i in range(x.ndim) if i != axis)]
     rest = tuple(x.shape[i] for i in order[1:])
     table = x.permute(*order).reshape(x.shape[axis], prod(rest))
@@ -95,13 +94,12 @@ def advanced_index(x: Tensor, key: Any) -> Tensor:
 def _general_index(x: Tensor, key: tuple[Any, ...]) -> Tensor:
     """Any other mixture: NumPy works out which elements it names, and they are gathered one by one."""
     try:
-        if x.dtype.kind != "f":
-            return Tensor(np.asarray(x.data[key]))
         named = np.asarray(np.arange(prod(x.shape)).reshape(x.shape)[key])
     except IndexError as error:
         raise IndexError(f"index: {error} (shape {x.shape})") from None
     table = x.reshape(prod(x.shape), 1)
-    return _rows.open("rows", (named.reshape(-1), prod(x.shape)), table=table).reshape(named.shape)
+    where = backend_of(x.data).from_host(named.reshape(-1))
+    return _rows.open("rows", (where, prod(x.shape)), table=table).reshape(named.shape)
 
 
 def embedding(index: Any, weight: Tensor) -> Tensor:
@@ -118,5 +116,7 @@ def embedding(index: Any, weight: Tensor) -> Tensor:
     array = _host_index(index)
     if array.size and array.dtype.kind in "iu" and array.min() < 0:
         raise IndexError(f"embedding: index {int(array.min())} is negative")
-    where = _positions("embedding", index, weight.shape[0])
+    if isinstance(index, Tensor):
+        same_device("embedding", index=index, weight=weight)
+    where = _positions("embedding", array, weight.shape[0], weight.data)
     return _rows.open("rows", (where, weight.shape[0]), table=weight).reshape(*array.shape, weight.shape[1])

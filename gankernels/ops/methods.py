@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor, record
-from gankernels.backends import backend_of
+from gankernels.backends import DEVICES, backend_of, get
+from gankernels.backends.device_array import DeviceArray
 from gankernels.ops import creation, derived, gather, linalg, pointwise, reduce, shape
-from gankernels.ops.common import axis_index, cast, contiguous, empty_like, is_scalar
+from gankernels.ops.common import axis_index, cast, contiguous, empty_like, is_scalar, to_host
 
 
 def _reflected(function: Any) -> Any:
@@ -25,10 +26,12 @@ def _comparison(op: str) -> Any:
 
 
 def _numpy(self: Tensor) -> Any:
-    """A NumPy array that shares memory; a tensor that requires a gradient must be detached first."""
+    """A NumPy array that shares memory; a tensor that requires a gradient, or is on a device, is not read silently."""
     if self.requires_grad:
         raise RuntimeError("numpy: the tensor requires a gradient; use t.detach().numpy()")
-    return backend_of(self.data).to_host(self.data)
+    if type(self.data) is DeviceArray:
+        raise TypeError(f"numpy: the tensor is on {self.data.device!r}; use t.cpu().numpy() to copy it to the host")
+    return self.data
 
 
 def _detach(self: Tensor) -> Tensor:
@@ -40,29 +43,45 @@ def _item(self: Tensor) -> Any:
     """The only element as a Python number."""
     if self.data.size != 1:
         raise ValueError(f"item: only a tensor of one element has an item, got shape {self.shape}")
-    return self.data.reshape(-1)[0].item()
+    return to_host(self.data).reshape(-1)[0].item()
 
 
-def _to(self: Tensor, target: Any) -> Tensor:
-    """self in another dtype, or on another device ("cpu")."""
-    if isinstance(target, str) and target in ("cpu", "cuda"):
-        from gankernels.backends import get
+def _moved(x: Tensor, device: str) -> Tensor:
+    """x itself if it is on the device, else a copy there; the gradient comes back to x's device."""
+    backend, source = get(device), backend_of(x.data)
+    if backend is source:
+        return x
+    array = backend.from_host(source.to_host(x.data))
+    return record("to", array, (x,), lambda ct, _: [_moved(ct, source.name)])
 
-        get(target)
-        return self
-    return cast(self, target)
+
+def _to(self: Tensor, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
+    """self in another dtype, on another device ("cpu", "cuda"), or in and on those of another tensor.
+
+    A copy to another device waits for it; where nothing changes self is returned.
+    """
+    moved = self
+    for target in (*targets, device, dtype):
+        if isinstance(target, str) and target in DEVICES:
+            moved = _moved(moved, target)
+        elif isinstance(target, Tensor):
+            moved = cast(_moved(moved, backend_of(target.data).name), target.dtype)
+        elif target is not None:
+            moved = cast(moved, target)
+    return moved
 
 
 def _repr(self: Tensor) -> str:
-    body = np.array2string(np.asarray(self.data), precision=4, threshold=100, prefix="tensor(")
+    body = np.array2string(to_host(self.data), precision=4, threshold=100, prefix="tensor(")
+    device = f", device={self.data.device!r}" if type(self.data) is DeviceArray else ""
     grad = ", requires_grad=True" if self.requires_grad else ""
-    return f"tensor({body}, dtype={self.dtype}{grad})"
+    return f"tensor({body}, dtype={self.dtype}{device}{grad})"
 
 
 def _bool(self: Tensor) -> bool:
     if self.data.size != 1:
         raise ValueError(f"bool: the truth of a tensor of shape {self.shape} is ambiguous; use .any() or .all()")
-    return bool(self.data.reshape(-1)[0])
+    return bool(_item(self))
 
 
 def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
@@ -123,11 +142,30 @@ def _iterate(self: Tensor) -> Any:
     return (self[i] for i in range(_len(self)))
 
 
-def _bool_array(self: Tensor, other: Tensor | None, function: Any) -> Tensor:
-    for t in (self, other):
-        if t is not None and (not isinstance(t, Tensor) or t.dtype != np.bool_):
-            raise TypeError(f"{function.__name__}: expected bool tensors, got {getattr(t, 'dtype', type(t).__name__)}")
-    return Tensor(np.asarray(function(self.data) if other is None else function(self.data, other.data)))
+def _check_masks(op: str, *operands: Any) -> None:
+    for t in operands:
+        if not isinstance(t, Tensor) or t.dtype != np.bool_:
+            raise TypeError(f"{op}: expected bool tensors, got {getattr(t, 'dtype', type(t).__name__)}")
+
+
+def _and(self: Tensor, other: Tensor) -> Tensor:
+    _check_masks("logical_and", self, other)
+    return pointwise.minimum(self, other)
+
+
+def _or(self: Tensor, other: Tensor) -> Tensor:
+    _check_masks("logical_or", self, other)
+    return pointwise.maximum(self, other)
+
+
+def _not(self: Tensor) -> Tensor:
+    _check_masks("logical_not", self)
+    return pointwise.compare("equal", self, False)
+
+
+def _nonzero(self: Tensor) -> int:
+    """How many elements are not 0; read from the device."""
+    return int(reduce.sum(cast(self, np.bool_)).item())
 
 
 def _format(self: Tensor, spec: str) -> str:
@@ -146,9 +184,24 @@ def _refused(message: str) -> Any:
 
 
 def _new(make: Any) -> Any:
-    return lambda self, *extents, dtype=None, requires_grad=False: make(
-        *extents, dtype=self.dtype if dtype is None else dtype, requires_grad=requires_grad
+    return lambda self, *extents, dtype=None, device=None, requires_grad=False: make(
+        *extents,
+        dtype=self.dtype if dtype is None else dtype,
+        device=backend_of(self.data).name if device is None else device,
+        requires_grad=requires_grad,
     )
+
+
+def _cuda_array_interface(self: Tensor) -> Any:
+    if type(self.data) is not DeviceArray:
+        raise AttributeError("__cuda_array_interface__: the tensor is on the CPU")
+    return self.data.__cuda_array_interface__
+
+
+def _dlpack(self: Tensor, **kwargs: Any) -> Any:
+    if self.requires_grad:
+        raise RuntimeError("__dlpack__: the tensor requires a gradient; export t.detach()")
+    return contiguous(self.data).__dlpack__(**kwargs)
 
 
 _NO_QUOTIENT = "tensors have no whole division; use (a / b).floor() and a - b*(a / b).floor()"
@@ -164,9 +217,7 @@ _METHODS: dict[str, Any] = {
     "__eq__": _comparison("equal"), "__ne__": _comparison("not_equal"),
     "__lt__": _comparison("less"), "__le__": _comparison("less_equal"),
     "__gt__": _comparison("greater"), "__ge__": _comparison("greater_equal"),
-    "__and__": lambda a, b: _bool_array(a, b, np.logical_and),
-    "__or__": lambda a, b: _bool_array(a, b, np.logical_or),
-    "__invert__": lambda a: _bool_array(a, None, np.logical_not),
+    "__and__": _and, "__or__": _or, "__invert__": _not,
     "__floordiv__": _refused(f"//: {_NO_QUOTIENT}"), "__rfloordiv__": _refused(f"//: {_NO_QUOTIENT}"),
     "__mod__": _refused(f"%: {_NO_QUOTIENT}"), "__rmod__": _refused(f"%: {_NO_QUOTIENT}"),
     "__setitem__": _refused("tensors are not changed in place by t[...] = v; gankernels.where makes a changed copy"),
@@ -176,14 +227,15 @@ _METHODS: dict[str, Any] = {
     "ceil": derived.ceil, "log2": derived.log2, "log10": derived.log10, "prod": derived.prod, "t": derived.t,
     "repeat": derived.repeat, "tile": derived.tile, "flip": derived.flip, "split": derived.split,
     "chunk": derived.chunk, "unbind": derived.unbind, "allclose": derived.allclose,
-    "cpu": lambda self: _to(self, "cpu"), "int": lambda self: cast(self, np.int64),
+    "cpu": lambda self: _moved(self, "cpu"), "cuda": lambda self: _moved(self, "cuda"),
+    "int": lambda self: cast(self, np.int64),
     "half": _refused("half: float16 is not supported; the dtypes are float32, float64, int64 and bool"),
     "new_zeros": _new(creation.zeros), "new_ones": _new(creation.ones),
     "__getitem__": shape.index, "__len__": _len, "__iter__": _iterate, "__repr__": _repr, "__bool__": _bool,
     "__format__": _format,
     "__float__": lambda self: float(_item(self)), "__int__": lambda self: int(_item(self)),
     "__array__": _array,
-    "__dlpack__": lambda self, **kwargs: contiguous(_numpy(self)).__dlpack__(**kwargs),
+    "__dlpack__": _dlpack, "__cuda_array_interface__": property(_cuda_array_interface),
     "__dlpack_device__": lambda self: self.data.__dlpack_device__(),
     "add": pointwise.add, "sub": pointwise.sub, "mul": pointwise.mul, "div": pointwise.div, "pow": pointwise.pow,
     "matmul": linalg.matmul, "mm": linalg.matmul, "bmm": linalg.matmul, "neg": pointwise.neg,
@@ -200,13 +252,14 @@ _METHODS: dict[str, Any] = {
         reduce.max(self.reshape(-1), 0)[1] if dim is None else reduce.max(self, dim, keepdim)[1]),
     "argmin": lambda self, dim=None, keepdim=False: (
         reduce.min(self.reshape(-1), 0)[1] if dim is None else reduce.min(self, dim, keepdim)[1]),
-    "any": lambda self: bool(self.data.any()), "all": lambda self: bool(self.data.all()),
+    "any": lambda self: _nonzero(self) > 0, "all": lambda self: _nonzero(self) == self.data.size,
     "reshape": shape.reshape, "view": _view, "flatten": shape.flatten, "permute": shape.permute,
     "transpose": shape.transpose, "expand": _expand,
     "broadcast_to": shape.broadcast_to, "index_select": gather.index_select,
     "squeeze": _squeeze, "unsqueeze": _unsqueeze,
     "contiguous": lambda self: self if self.data.flags.c_contiguous else _clone(self),
-    "detach": _detach, "numpy": _numpy, "item": _item, "tolist": lambda self: self.data.tolist(), "clone": _clone,
+    "detach": _detach, "numpy": _numpy, "item": _item, "tolist": lambda self: to_host(self.data).tolist(),
+    "clone": _clone,
     "to": _to, "float": lambda self: cast(self, np.float32), "double": lambda self: cast(self, np.float64),
     "long": lambda self: cast(self, np.int64), "bool": lambda self: cast(self, np.bool_),
     "size": lambda self, dim=None: self.shape if dim is None else self.shape[dim],

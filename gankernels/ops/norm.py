@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from gankernels.autograd import Tensor, fused
 from gankernels.backends import backend_of
 from gankernels.geometry import is_int
-from gankernels.ops.common import check_float, contiguous, empty_like
+from gankernels.ops.common import check_float, empty_like
 from gankernels.ops.pointwise import rsqrt, square
 from gankernels.ops.reduce import mean
 
@@ -29,10 +27,14 @@ def _kernel(x: Any, weight: Any, bias: Any, eps: float, statistics: list[Any] | 
     mean_, variance = _moments(x)
     if statistics is not None:
         statistics[:] = mean_, variance
-    rstd = 1 / np.sqrt(variance + x.dtype.type(eps))
-    scale = rstd * weight
-    y = empty_like(x)
-    backend_of(x).channel_affine(x, scale, bias - mean_ * scale, y)
+    backend, y = backend_of(x), empty_like(x)
+    rstd, scale, shift = empty_like(mean_), empty_like(mean_), empty_like(mean_)
+    backend.unary("affine", variance, rstd, 1.0, eps)
+    backend.unary("rsqrt", rstd, rstd)
+    backend.binary("multiply", rstd, weight, scale)
+    backend.binary("multiply", mean_, scale, shift)
+    backend.binary("subtract", bias, shift, shift)
+    backend.channel_affine(x, scale, shift, y)
     return y, (mean_, variance, rstd)
 
 
@@ -77,9 +79,15 @@ def _as_channels(op: str, x: Tensor, channels: int, **vectors: Tensor | None) ->
     return x.reshape(x.shape[0], channels, prod(x.shape[2:]))
 
 
-def _update(running: Tensor | None, value: Any, momentum: float) -> None:
+def _update(running: Tensor | None, value: Any, momentum: float, factor: float = 1.0) -> None:
+    """running += momentum*(factor*value - running)"""
     if running is not None:
-        backend_of(running.data).lerp(running.data, contiguous(value), momentum)
+        backend = backend_of(running.data)
+        if factor != 1.0:
+            scaled = empty_like(value)
+            backend.unary("affine", value, scaled, factor, 0.0)
+            value = scaled
+        backend.lerp(running.data, value, momentum)
         running.version += 1
 
 
@@ -125,7 +133,7 @@ def batch_norm(
         statistics: list[Any] = []
         y = _normalize(x3, weight, bias, params=(float(eps), statistics))
         _update(running_mean, statistics[0], momentum)
-        _update(running_var, statistics[1] * (count / (count - 1)), momentum)
+        _update(running_var, statistics[1], momentum, count / (count - 1))
         return y.reshape(x.shape)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: running_mean and running_var are needed when training is False")

@@ -10,7 +10,17 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor, pointwise, record
 from gankernels.backends import backend_of
-from gankernels.ops.common import as_tensor, cast, check_float, empty_like, is_scalar, promote, scalar_beside
+from gankernels.ops.common import (
+    as_tensor,
+    broadcast_array,
+    cast,
+    check_float,
+    empty_like,
+    is_scalar,
+    promote,
+    same_device,
+    scalar_beside,
+)
 from gankernels.ops.shape import sum_to
 
 # Python's builtins of these names are not used in this file.
@@ -41,10 +51,7 @@ def _broadcast_shape(op: str, a: Tensor, b: Tensor) -> tuple[int, ...]:
 def _binary_array(op: str, a: Tensor, b: Tensor) -> Any:
     shape = a.shape if a.shape == b.shape else _broadcast_shape(op, a, b)
     out = empty_like(a.data, shape)
-    if a.dtype.kind == "f":
-        backend_of(a.data).binary(op, a.data, b.data, out)
-    else:
-        getattr(np, op)(a.data, b.data, out=out)  # indices and masks are host-side bookkeeping
+    backend_of(a.data).binary(op, a.data, b.data, out)
     return out
 
 
@@ -169,7 +176,7 @@ def pow(a: Any, b: Any) -> Tensor:
     if _affine_fits(a, b):
         return square(a) if b == 2 else _power(a, float(b))
     a, b = _numbers("pow", a, b)
-    if a.dtype.kind != "f" and bool((b.data < 0).any()):
+    if a.dtype.kind != "f" and compare("less", b, 0).any():
         raise ValueError("pow: integers cannot be raised to negative powers; convert with .to() first")
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
@@ -333,15 +340,12 @@ def compare(op: str, a: Any, b: Any) -> Tensor:
     shape = _broadcast_shape(op, a, b)
     backend = backend_of(a.data)
     out = backend.empty(shape, np.bool_)
-    if a.dtype == np.bool_:
-        getattr(np, op)(a.data, b.data, out=out)
-    else:
-        backend.compare(op, a.data, b.data, out)
+    backend.compare(op, a.data, b.data, out)
     return Tensor(out)
 
 
 def _logical_and(a: Tensor, b: Tensor) -> Tensor:
-    return Tensor(np.asarray(np.logical_and(a.data, b.data)))
+    return Tensor(_binary_array("minimum", a, b))
 
 
 def where(condition: Tensor, a: Any, b: Any) -> Tensor:
@@ -351,8 +355,10 @@ def where(condition: Tensor, a: Any, b: Any) -> Tensor:
             f"where: condition must be a bool Tensor, got {getattr(condition, 'dtype', type(condition).__name__)}"
         )
     if is_scalar(a) and is_scalar(b):
-        a = Tensor(np.full((), a, np.float32))
+        a = Tensor(backend_of(condition.data).full((), a, np.float32))
     a, b = _numbers("where", a, b)
+    if type(a.data) is not type(condition.data):
+        same_device("where", condition=condition, a=a)
     try:
         shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
     except ValueError:
@@ -360,14 +366,10 @@ def where(condition: Tensor, a: Any, b: Any) -> Tensor:
             f"where: shapes {condition.shape}, {a.shape} and {b.shape} cannot be broadcast together"
         ) from None
     out = empty_like(a.data, shape)
-    if a.dtype.kind == "f":
-        masks = [np.broadcast_to(v, shape) for v in (condition.data, a.data, b.data)]
-        backend_of(a.data).select(*masks, out)
-    else:
-        out[...] = np.where(condition.data, a.data, b.data)
+    backend_of(a.data).select(*(broadcast_array(v, shape) for v in (condition.data, a.data, b.data)), out)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        zero = Tensor(np.zeros((), ct.dtype))
+        zero = scalar_beside(ct, 0.0)
         ga = sum_to(where(condition, ct, zero), a.shape) if want[0] else None
         return [ga, sum_to(where(condition, zero, ct), b.shape) if want[1] else None]
 

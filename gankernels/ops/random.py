@@ -69,8 +69,8 @@ class Generator:
         self.offset += (elements + 1) // 2  # a block holds four float32 or two float64
         return start
 
-    def _filled(self, kernel: str, shape: Any, dtype: Any) -> Tensor:
-        backend = get("cpu")
+    def _filled(self, kernel: str, shape: Any, dtype: Any, device: str | None) -> Tensor:
+        backend = get(device)
         found = kept_dtype(kernel, dtype)
         if found.kind != "f":
             raise TypeError(f"{kernel}: dtype {found} is not supported; use float32 or float64")
@@ -78,20 +78,22 @@ class Generator:
         getattr(backend, kernel)(y, self.seed, self.take(y.size))
         return Tensor(y)
 
-    def uniform(self, shape: Any, dtype: Any = np.float32) -> Tensor:
-        """Uniform numbers in [0, 1)."""
-        return self._filled("random_uniform", shape, dtype)
+    def uniform(self, shape: Any, dtype: Any = np.float32, device: str | None = None) -> Tensor:
+        """Uniform numbers in [0, 1), made on the device (None: the default device)."""
+        return self._filled("random_uniform", shape, dtype, device)
 
-    def normal(self, shape: Any, dtype: Any = np.float32) -> Tensor:
-        """Normal numbers of mean 0 and standard deviation 1."""
-        return self._filled("random_normal", shape, dtype)
+    def normal(self, shape: Any, dtype: Any = np.float32, device: str | None = None) -> Tensor:
+        """Normal numbers of mean 0 and standard deviation 1, made on the device (None: the default device)."""
+        return self._filled("random_normal", shape, dtype, device)
 
-    def integers(self, high: int, shape: Any) -> Tensor:
+    def integers(self, high: int, shape: Any, device: str | None = None) -> Tensor:
         """int64 numbers from 0 to high - 1; high at most 2**31."""
         if not is_int(high) or not 1 <= high <= 2**31:
             raise ValueError(f"Generator.integers: high must be an int from 1 to 2**31, got {high!r}")
-        u = self.uniform(shape, np.float64).data
-        return Tensor((u * high).astype(np.int64))
+        u = self.uniform(shape, np.float64, device).data
+        backend = backend_of(u)
+        backend.unary("affine", u, u, float(high), 0.0)
+        return Tensor(backend.cast(u, np.int64))
 
 
 _default = Generator(0)
@@ -107,14 +109,16 @@ def manual_seed(seed: int) -> Generator:
     return _default.manual_seed(seed)
 
 
-def rand(*shape: Any, dtype: Any = np.float32, generator: Generator | None = None) -> Tensor:
+def rand(*shape: Any, dtype: Any = np.float32, device: str | None = None, generator: Generator | None = None) -> Tensor:
     """Uniform numbers in [0, 1); shape as ints or one tuple."""
-    return (generator or _default).uniform(shape[0] if len(shape) == 1 else shape, dtype)
+    return (generator or _default).uniform(shape[0] if len(shape) == 1 else shape, dtype, device)
 
 
-def randn(*shape: Any, dtype: Any = np.float32, generator: Generator | None = None) -> Tensor:
+def randn(
+    *shape: Any, dtype: Any = np.float32, device: str | None = None, generator: Generator | None = None
+) -> Tensor:
     """Normal numbers of mean 0 and standard deviation 1; shape as ints or one tuple."""
-    return (generator or _default).normal(shape[0] if len(shape) == 1 else shape, dtype)
+    return (generator or _default).normal(shape[0] if len(shape) == 1 else shape, dtype, device)
 
 
 def _dropout_kernel(x: Any, p: tuple[float, int, int]) -> Any:

@@ -40,9 +40,16 @@ def sum(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Sum over the axes `dim` (all if None). bool and int64 tensors are counted in int64."""
     dims = axes("sum", dim, x.ndim)
     if x.dtype.kind != "f":
-        return Tensor(np.asarray(x.data.sum(axis=dims, keepdims=keepdim, dtype="int64")))
+        return _counted(cast(x, np.int64), dims, keepdim)
     kept = sum_to(x, _kept_shape(x, dims))
     return kept if keepdim else kept.reshape(_dropped_shape(x, dims))
+
+
+def _counted(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
+    """Sums of int64."""
+    total = empty_like(x.data, _kept_shape(x, dims))
+    backend_of(x.data).sum(x.data, total)
+    return Tensor(total if keepdim else total.reshape(_dropped_shape(x, dims)))
 
 
 def mean(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
@@ -136,7 +143,7 @@ def _extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
         return _shared_extreme(op, x, None, False)
     axis = axis_index(op, dim, x.ndim)
     if x.ndim == 0:
-        return Extreme(x, Tensor(np.zeros((), np.int64)))
+        return Extreme(x, Tensor(backend_of(x.data).full((), 0, np.int64)))
     if op == "max":
         return Extreme(*_max_along(op, x, axis, keepdim))
     values, indices = _max_along(op, neg(x), axis, keepdim)
@@ -144,14 +151,14 @@ def _extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
 
 
 def _integer_extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
-    """Indices and masks are host-side bookkeeping; no gradient."""
-    axis = None if dim is None else axis_index(op, dim, x.ndim)
+    """Through float64, which holds integers up to 2**53 exactly; no gradient."""
     if x.data.size == 0:
         raise ValueError(f"{op}: a tensor of shape {x.shape} has no {op}imum")
-    values = Tensor(np.asarray(getattr(np, op)(x.data, axis=axis, keepdims=keepdim and axis is not None)))
-    if axis is None:
-        return values
-    return Extreme(values, Tensor(np.asarray(getattr(np, f"arg{op}")(x.data, axis=axis, keepdims=keepdim))))
+    numbers = cast(x, np.float64)
+    if dim is None:
+        return cast(_shared_extreme(op, numbers, None, False), x.dtype)
+    values, indices = _extreme(op, numbers, dim, keepdim)
+    return Extreme(cast(values, x.dtype), indices)
 
 
 def _shared_extreme(op: str, x: Tensor, dim: Dim, keepdim: bool) -> Tensor:
@@ -228,7 +235,7 @@ def log_softmax(x: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
 def logsumexp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) along an axis, without overflow."""
     check_float("logsumexp", x=x)
-    peak = _shared_extreme("max", Tensor(x.data), axis_index("logsumexp", dim, x.ndim), True).data
-    top = Tensor(np.where(np.isfinite(peak), peak, peak.dtype.type(0)))
+    peak = _shared_extreme("max", Tensor(x.data), axis_index("logsumexp", dim, x.ndim), True)
+    top = where(compare("less", abs(peak), float("inf")), peak, 0.0)
     total = log(sum(exp(x - top), dim, True)) + top
     return total if keepdim else total.reshape(_dropped_shape(x, axes("logsumexp", dim, x.ndim)))

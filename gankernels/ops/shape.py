@@ -11,7 +11,7 @@ import numpy as np
 from gankernels.autograd import Form, Tensor, record
 from gankernels.backends import backend_of
 from gankernels.geometry import is_int
-from gankernels.ops.common import MAX_AXES, axis_index, check_shape, contiguous, empty_like, promote
+from gankernels.ops.common import MAX_AXES, axis_index, broadcast_array, check_shape, contiguous, empty_like, promote
 
 __all__ = [
     "broadcast_to",
@@ -100,7 +100,7 @@ def _sum_kernel(y: Any, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Any:
     return out.reshape(small)
 
 
-_broadcast = Form("broadcast", x=_sum_kernel, y=lambda x, shapes: np.broadcast_to(x, shapes[1]))
+_broadcast = Form("broadcast", x=_sum_kernel, y=lambda x, shapes: broadcast_array(x, shapes[1]))
 
 
 def broadcast_to(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -174,8 +174,9 @@ def pad(x: Tensor, padding: Sequence[int], mode: str = "constant", value: float 
     inner = tuple(slice(lo, lo + n) for n, (lo, _) in zip(y.shape, grow, strict=True))
     out = embed(y, shape, inner)
     if value:
-        frame = backend_of(x.data).full(shape, value, x.dtype)
-        frame[inner] = 0
+        backend = backend_of(x.data)
+        frame = backend.full(shape, value, x.dtype)
+        backend.fill(frame[inner], 0.0)
         out = out + Tensor(frame)
     return out
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gankernels.autograd import Tensor
 from gankernels.backends import backend_of
+from gankernels.ops.common import same_device
 
 __all__ = ["adam_step", "add_", "clamp_", "copy_", "fill_", "lerp_", "rmsprop_step", "sgd_step"]
 
@@ -18,6 +19,8 @@ def _target(op: str, p: Tensor, *others: Tensor) -> None:
     if not p.data.flags.c_contiguous:
         raise ValueError(f"{op}: the tensor to change must be contiguous, got shape {p.shape} with strides")
     for t in others:
+        if type(t.data) is not type(p.data):
+            same_device(op, **{"the tensor to change": p, "the other": t})
         if t.data.shape != p.data.shape or t.data.dtype != p.data.dtype:
             raise ValueError(
                 f"{op}: expected shape {p.shape} and dtype {p.dtype}, got shape {t.shape} and dtype {t.dtype}"
@@ -113,14 +116,15 @@ def copy_(a: Tensor, b: Tensor) -> Tensor:
 
 def fill_(a: Tensor, value: float) -> Tensor:
     """a = value for every element; returns a."""
-    a.data[...] = value
+    backend_of(a.data).fill(a.data, float(value))
     a.version += 1
     return a
 
 
 def add_(a: Tensor, value: float) -> Tensor:
     """a += value for every element; returns a."""
-    a.data += a.dtype.type(value)
+    backend = backend_of(a.data)
+    backend.binary("add", a.data, backend.full((), value, a.dtype), a.data)
     a.version += 1
     return a
 

@@ -134,7 +134,7 @@ def _restored(name: str, key: str, value: Any, p: Tensor) -> Any:
         return value
     if key == "step":
         return int(float(value))
-    t = tensor(value.detach() if hasattr(value, "detach") else value)
+    t = tensor(value.detach() if hasattr(value, "detach") else value, device=p.device)
     if t.shape != p.shape or t.dtype != p.dtype:
         raise ValueError(
             f"{name}.load_state_dict: {key!r} has shape {t.shape} and dtype {t.dtype}, "
