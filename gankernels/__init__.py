@@ -14,7 +14,7 @@ from gankernels import nn, ops, optim
 from gankernels.autograd import Tensor, enable_grad, grad, is_recording, no_grad
 from gankernels.backends import DeviceError, device, set_default_device
 from gankernels.backends import default_device as get_default_device
-from gankernels.backends.cpu import num_threads, set_num_threads
+from gankernels.backends.cpu import empty_cache, memory_stats, num_threads, set_num_threads
 from gankernels.nn.fusion import fusion, set_fusion
 from gankernels.ops import (
     Generator,
@@ -100,6 +100,7 @@ __all__ = [
     "conv_algorithm",
     "cos",
     "device",
+    "empty_cache",
     "enable_grad",
     "exp",
     "eye",
@@ -129,6 +130,7 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "memory_stats",
     "min",
     "minimum",
     "nn",

@@ -92,19 +92,3 @@ template <>
 struct type_caster<gk::ConvAlgorithm> : number_caster<gk::ConvAlgorithm> {};
 
 }  // namespace pybind11::detail
-
-namespace gk {
-// Registers a kernel for float and double with the interpreter lock released while it runs.
-#define GK_BIND(module, name)                                                     \
-  module.def(#name, &cpu::name<float>, py::call_guard<py::gil_scoped_release>()); \
-  module.def(#name, &cpu::name<double>, py::call_guard<py::gil_scoped_release>())
-// The same for indices and masks, after the floats: overloads are tried in this order.
-#define GK_BIND_INTEGERS(module, name)                                              \
-  module.def(#name, &cpu::name<int64_t>, py::call_guard<py::gil_scoped_release>()); \
-  module.def(#name, &cpu::name<bool>, py::call_guard<py::gil_scoped_release>())
-#define GK_BIND_FROM(module, name, S)                                                  \
-  module.def(#name, &cpu::name<S, float>, py::call_guard<py::gil_scoped_release>());   \
-  module.def(#name, &cpu::name<S, double>, py::call_guard<py::gil_scoped_release>());  \
-  module.def(#name, &cpu::name<S, int64_t>, py::call_guard<py::gil_scoped_release>()); \
-  module.def(#name, &cpu::name<S, bool>, py::call_guard<py::gil_scoped_release>())
-}  // namespace gk

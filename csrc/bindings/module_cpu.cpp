@@ -1,8 +1,9 @@
 // The module gankernels._cpu: one line per kernel of core/kernels.inc, then the few knobs of the CPU backend.
 #include "../cpu/dispatch.hpp"
+#include "../cpu/epilogue.hpp"
 #include "../cpu/kernels.hpp"
 #include "../cpu/parallel.hpp"
-#include "convert.hpp"
+#include "record.hpp"
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   using namespace gk;
@@ -47,7 +48,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   GK_BIND_FROM(m, cast, bool);
 
   GK_BIND(m, sum);
-  m.def("sum", &cpu::sum<int64_t>, py::call_guard<py::gil_scoped_release>());
+  bind_kernel(m, "sum", &cpu::sum<int64_t>);
   GK_BIND(m, softmax);
   GK_BIND(m, log_softmax);
 
@@ -63,11 +64,17 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   GK_BIND(m, random_normal);
   GK_BIND(m, dropout);
 
+  bind_kernel(m, "epilogue", &cpu::epilogue<float>);
+  bind_kernel(m, "epilogue", &cpu::epilogue<double>);
+  bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<float>);
+  bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<double>);
+
   GK_BIND(m, sgd_step);
   GK_BIND(m, adam_step);
   GK_BIND(m, rmsprop_step);
   GK_BIND(m, lerp);
 
+  bind_memory(m);
   m.def("num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads);
   m.def("isa", &cpu::isa_name, "the instruction set in use");

@@ -217,7 +217,7 @@ class Tensor:
                 if leaf.grad is not None:
                     leaf.grad = leaf.grad + ct
                 else:  # memory of its own: `.grad` may be changed in place
-                    shared = id(ct) in given or getattr(ct.data, "base", None) is not None
+                    shared = id(ct) in given or isinstance(getattr(ct.data, "base", None), type(ct.data))
                     leaf.grad = ct.clone() if shared else ct
             given.add(id(ct))
 

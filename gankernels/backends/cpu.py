@@ -22,6 +22,7 @@ except ImportError as error:
         "pip install ."
     ) from None
 
+from gankernels.backends import recording
 from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
 
 Array = NDArray[Any]
@@ -29,6 +30,7 @@ Array = NDArray[Any]
 name = "cpu"
 _MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
 _MAX_THREADS = 1024
+_SMALL_BYTES = 1024  # smaller arrays are made faster by NumPy, and never cost a page fault
 
 # ---- one line per kernel of kernels.inc ----------------------------------------------------------------------------
 conv = native.conv
@@ -69,6 +71,10 @@ adam_step = native.adam_step
 rmsprop_step = native.rmsprop_step
 lerp = native.lerp
 
+# ---- optional: a backend without them runs the operations that they join --------------------------------------------
+epilogue = native.epilogue
+epilogue_backward = native.epilogue_backward
+
 
 def _fit(a: Array, y: Array) -> Array:
     """a (NumPy scalars too) as a view of y's shape."""
@@ -101,13 +107,17 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     size = prod(shape) * np.dtype(dtype).itemsize
     if size > _MEMORY_BYTES:
         raise MemoryError(f"an array of shape {tuple(shape)} takes {size} bytes, this machine has {_MEMORY_BYTES}")
-    return np.empty(shape, dtype)
+    return (
+        native.empty(shape, np.dtype(dtype))
+        if size > _SMALL_BYTES or recording.active is not None
+        else np.empty(shape, dtype)
+    )
 
 
 def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> Array:
     """An array of one value."""
     y = empty(shape, dtype)
-    y[...] = value
+    native.fill(y, value)
     return y
 
 
@@ -122,7 +132,7 @@ def contiguous(x: Array) -> Array:
     """x itself if it is row-major without gaps, else a copy that is."""
     if x.flags.c_contiguous:
         return x
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     copy(x, y)
     return y
 
@@ -135,6 +145,20 @@ def from_host(x: Array) -> Array:
 def to_host(x: Array) -> Array:
     """A NumPy array from an array of this backend; shares memory."""
     return x
+
+
+def memory_stats() -> dict[str, int]:
+    """Bytes of arrays that exist and the most there were, bytes kept for arrays to come, blocks made and used again.
+
+    Arrays of up to 1 KiB are NumPy's own and not counted.
+    """
+    stats: dict[str, int] = native.memory_stats()
+    return stats
+
+
+def empty_cache() -> None:
+    """Give memory that is kept for arrays to come back to the operating system."""
+    native.empty_cache()
 
 
 # ---- knobs ---------------------------------------------------------------------------------------------------------

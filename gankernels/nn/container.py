@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
 
-from gankernels.nn.fusion import run_pair
+from gankernels.nn.fusion import run_together
 from gankernels.nn.module import Module
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
@@ -57,8 +57,9 @@ class Sequential(_Numbered):
     """Modules applied one after the other.
 
     An Upsample directly before a Conv of stride and dilation 1 runs with it as one operation (`ops.upsample_conv`)
-    where that is faster: the large image is never made, and values and gradients are the same up to rounding. Modules
-    with forward hooks always run by themselves; `gankernels.set_fusion(False)` makes all of them do so.
+    where that is faster: the large image is never made. A LeakyReLU or ReLU and a Dropout behind a Linear, Conv or
+    ConvTranspose run in the pass that adds the bias. Values and gradients are the same up to rounding. Modules with
+    forward hooks always run by themselves; `gankernels.set_fusion(False)` makes all of them do so.
 
     Parameters
     ----------
@@ -80,14 +81,13 @@ class Sequential(_Numbered):
 
     def forward(self, input: Any) -> Any:
         modules = list(self._modules.values())
-        joined = False
-        for module, following in zip(modules, [*modules[1:], None], strict=True):
-            if joined:  # it ran with the module before it
-                joined = False
-                continue
-            both = run_pair(module, following, input)
-            joined = both is not None
-            input = both if joined else module(input)
+        at = 0
+        while at < len(modules):
+            together = run_together(modules, at, input)
+            if together is None:
+                input, at = modules[at](input), at + 1
+            else:
+                input, at = together
         return input
 
     def __getitem__(self, i: int | slice) -> Any:

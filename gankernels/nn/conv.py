@@ -14,6 +14,7 @@ from gankernels.nn.functional import batched
 from gankernels.nn.linear import count, new_parameter
 from gankernels.nn.module import Module
 from gankernels.nn.parameter import Parameter
+from gankernels.ops.epilogue import Epilogue
 from gankernels.ops.random import Generator
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -125,8 +126,8 @@ class _Conv(_ConvNd):
         self._build(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
                     device, dtype, generator)  # fmt: skip
 
-    def _run(self, x: Tensor) -> Tensor:
-        return ops.conv(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+    def _run(self, x: Tensor, after: Epilogue | None = None) -> Tensor:
+        return ops.conv(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, after=after)
 
     def forward(self, input: Tensor) -> Tensor:
         with ops.hidden_values(self.hidden and self.training):
@@ -182,9 +183,9 @@ class _ConvTranspose(_ConvNd):
                     device, dtype, generator, transposed=True)  # fmt: skip
         self.output_padding = ints(type(self).__name__, "output_padding", output_padding, self.rank)
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor, after: Epilogue | None = None) -> Tensor:
         return ops.conv_transpose(x, self.weight, self.bias, self.stride, self.padding, self.output_padding,
-                                  self.groups, self.dilation)  # fmt: skip
+                                  self.groups, self.dilation, after=after)  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
         with ops.hidden_values(self.hidden and self.training):

@@ -16,8 +16,8 @@ from gankernels.autograd import Form, Tensor, is_differentiating
 from gankernels.backends import backend_of
 from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
-from gankernels.ops.bias import with_bias
 from gankernels.ops.common import check_float, check_shape, empty_like
+from gankernels.ops.epilogue import Epilogue, opened
 
 __all__ = [
     "col2im",
@@ -151,10 +151,6 @@ def _local_w(x: Any, y: Any, g: ConvGeometry) -> Any:
 _local = Form("local_conv", x=_local_x, w=_local_w, y=_local_y)
 
 
-def _column(g: ConvGeometry, bias: Tensor) -> tuple[int, ...]:
-    return (1, bias.shape[0]) + (1,) * g.rank
-
-
 def check_bias(op: str, bias: Tensor | None, channels: int) -> None:
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"{op}: bias has shape {bias.shape}, expected ({channels},)")
@@ -168,6 +164,8 @@ def conv(
     padding: Padding = 0,
     dilation: IntOrInts = 1,
     groups: int = 1,
+    *,
+    after: Epilogue | None = None,
 ) -> Tensor:
     """Cross-correlation in 1, 2 or 3 dimensions, as torch.nn.functional.conv1d/2d/3d.
 
@@ -180,6 +178,8 @@ def conv(
     padding : int, ints, (low, high) pairs, "same", "same_lower" or "valid"
         See gankernels.geometry.padding_pairs.
     groups : int
+    after : Epilogue, optional
+        Activation and dropout of the result, in the same pass.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def conv(
     check_float("conv", x=x, w=w, bias=bias)
     g = conv_geometry("conv", x.shape, w.shape, stride, padding, dilation, groups)
     check_bias("conv", bias, g.out_channels)
-    return _conv.open("y", g, x=x, w=w) if bias is None else with_bias(_conv, "y", g, bias, _column(g, bias), x=x, w=w)
+    return opened(_conv, "y", g, bias, after, x=x, w=w)
 
 
 def conv_transpose(
@@ -207,6 +207,8 @@ def conv_transpose(
     output_padding: IntOrInts = 0,
     groups: int = 1,
     dilation: IntOrInts = 1,
+    *,
+    after: Epilogue | None = None,
 ) -> Tensor:
     """The adjoint of conv in x, as torch.nn.functional.conv_transpose1d/2d/3d (argument order too).
 
@@ -216,6 +218,8 @@ def conv_transpose(
         The input.
     w : Tensor (O, C/groups, *K)
     bias : Tensor (C,), optional
+    after : Epilogue, optional
+        Activation and dropout of the result, in the same pass.
 
     Returns
     -------
@@ -224,7 +228,7 @@ def conv_transpose(
     check_float("conv_transpose", input=y, w=w, bias=bias)
     g = conv_transpose_geometry("conv_transpose", y.shape, w.shape, stride, padding, output_padding, dilation, groups)
     check_bias("conv_transpose", bias, g.in_channels)
-    return _conv.open("x", g, w=w, y=y) if bias is None else with_bias(_conv, "x", g, bias, _column(g, bias), w=w, y=y)
+    return opened(_conv, "x", g, bias, after, w=w, y=y)
 
 
 def _spatial_rank(op: str, name: str, x: Tensor) -> int:

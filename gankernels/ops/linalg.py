@@ -9,8 +9,8 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
-from gankernels.ops.bias import with_bias
 from gankernels.ops.common import as_tensor, check_float, empty_like
+from gankernels.ops.epilogue import Epilogue, opened
 from gankernels.ops.shape import broadcast_to
 
 __all__ = ["linear", "matmul"]
@@ -82,16 +82,13 @@ _linear = Form(
 )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias: x (*, I), weight (O, I), bias (O,)."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, after: Epilogue | None = None) -> Tensor:
+    """x weight^T + bias: x (*, I), weight (O, I), bias (O,); `after` is applied to it."""
     check_float("linear", x=x, weight=weight, bias=bias)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} does not fit weight of shape {weight.shape} (O, I)")
     if bias is not None and bias.shape != (weight.shape[0],):
         raise ValueError(f"linear: bias has shape {bias.shape}, expected ({weight.shape[0]},)")
     rows = x if x.ndim == 2 else x.reshape(prod(x.shape[:-1]), x.shape[-1])
-    if bias is None:
-        y = _linear.open("y", x=rows, w=weight)
-    else:
-        y = with_bias(_linear, "y", None, bias, (1, bias.shape[0]), x=rows, w=weight)
+    y = opened(_linear, "y", None, bias, after, x=rows, w=weight)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[0])

@@ -308,6 +308,13 @@ def _gate_kernel(x: Any, p: tuple[Any, float]) -> Any:
 
 
 _gate = Form("gate", x=_gate_kernel, y=_gate_kernel)  # self-adjoint
+
+
+def gate(ct: Tensor, reference: Any, slope: float) -> Tensor:
+    """ct where the array `reference` > 0, else slope * ct."""
+    return _gate.open("y", (reference, slope), x=ct)
+
+
 _leaky_kernel = _unary("leaky_relu")
 _clamp_kernel = _unary("clamp")
 
@@ -318,7 +325,7 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
     slope = float(negative_slope)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        return [_gate.open("y", (x.data, slope), x=ct)]
+        return [gate(ct, x.data, slope)]
 
     return record("leaky_relu", _leaky_kernel(x.data, slope), (x,), rule)
 
@@ -328,7 +335,7 @@ def relu(x: Tensor) -> Tensor:
     check_float("relu", x=x)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        return [_gate.open("y", (x.data, 0.0), x=ct)]
+        return [gate(ct, x.data, 0.0)]
 
     return record("relu", _clamp_kernel(x.data, 0.0, math.inf), (x,), rule)  # 0 * -inf would be NaN
 

@@ -130,6 +130,11 @@ def _dropout_kernel(x: Any, p: tuple[float, int, int]) -> Any:
 _dropout = Form("dropout", x=_dropout_kernel, y=_dropout_kernel)  # the same mask both ways: self-adjoint
 
 
+def masked(x: Tensor, p: float, seed: int, offset: int) -> Tensor:
+    """dropout with the mask that starts at a counter."""
+    return _dropout.open("y", (p, seed, offset), x=x)
+
+
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generator | None = None) -> Tensor:
     """Zero each element with probability p and scale the others by 1/(1 - p); x itself when not training.
 
@@ -141,4 +146,4 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: Generat
     if not training or p == 0.0:
         return x
     stream = generator or _default
-    return _dropout.open("y", (float(p), stream.seed, stream.take(x.data.size)), x=x)
+    return masked(x, float(p), stream.seed, stream.take(x.data.size))

@@ -11,9 +11,9 @@ from typing import Any
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
 from gankernels.geometry import IntOrInts, Padding, UpsampleConvGeometry, upsample_conv_geometry
-from gankernels.ops.bias import with_bias
 from gankernels.ops.common import check_float, empty_like
 from gankernels.ops.conv import algorithm_code, check_bias, conv
+from gankernels.ops.epilogue import Epilogue, opened
 from gankernels.ops.window import upsample_nearest
 
 __all__ = ["unfused_upsample_conv", "upsample_conv"]
@@ -47,6 +47,8 @@ def upsample_conv(
     factors: IntOrInts = 2,
     padding: Padding = 0,
     groups: int = 1,
+    *,
+    after: Epilogue | None = None,
 ) -> Tensor:
     """conv(upsample_nearest(x, factors), w, bias, padding=padding, groups=groups) without the large image.
 
@@ -64,6 +66,8 @@ def upsample_conv(
     padding : int, ints, (low, high) pairs, "same", "same_lower" or "valid"
         Of the large image, as in conv.
     groups : int
+    after : Epilogue, optional
+        Activation and dropout of the result, in the same pass.
 
     Returns
     -------
@@ -85,10 +89,7 @@ def upsample_conv(
     check_float("upsample_conv", x=x, w=w, bias=bias)
     g = upsample_conv_geometry("upsample_conv", x.shape, w.shape, factors, padding, groups)
     check_bias("upsample_conv", bias, g.conv.out_channels)
-    if bias is None:
-        return _upsample_conv.open("y", g, x=x, w=w)
-    column = (1, bias.shape[0]) + (1,) * g.conv.rank
-    return with_bias(_upsample_conv, "y", g, bias, column, x=x, w=w)
+    return opened(_upsample_conv, "y", g, bias, after, x=x, w=w)
 
 
 def unfused_upsample_conv(

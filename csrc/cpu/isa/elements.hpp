@@ -40,6 +40,9 @@ struct ElementTable {
                                                                                        int64_t n);
   void (*compare[static_cast<int>(CompareOp::count)])(const T* a, const T* b, bool* y, int64_t n);
   void (*gate)(const T* reference, const T* x, T* y, int64_t n, double slope);
+  void (*bias_act)(T* y, T bias, int64_t n, double slope);
+  void (*bias_act_each)(T* y, const T* bias, int64_t n, double slope);
+  void (*gate_marked)(const T* y, const T* x, T* gx, int64_t n, double slope, double scale);
   void (*select)(const bool* condition, const T* a, const T* b, T* y, int64_t n);
 
   // reductions: accumulated in double over fixed lanes
@@ -58,6 +61,7 @@ struct ElementTable {
   void (*uniform)(T* y, int64_t n, uint64_t seed, uint64_t block);
   void (*normal)(T* y, int64_t n, uint64_t seed, uint64_t block);
   void (*dropout)(const T* x, T* y, int64_t n, uint32_t threshold, double scale, uint64_t seed, uint64_t block);
+  void (*dropout_marked)(T* y, int64_t n, uint32_t threshold, double scale, uint64_t seed, uint64_t block);
 
   // windows: one tap of n outputs, whose cells lie `step` apart
   void (*max_tap)(const T* x, int64_t step, int64_t n, int32_t tap, T* best, int32_t* taps);

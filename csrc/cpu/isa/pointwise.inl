@@ -1,6 +1,17 @@
 // Pointwise operations over contiguous runs. Each operation is a struct with one function `at`; one loop serves them
 // all.
 
+inline bool is_plus_zero(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits == 0;
+}
+inline bool is_plus_zero(double x) {
+  uint64_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits == 0;
+}
+
 #define GK_UNARY(name, expression)           \
   struct Unary_##name {                      \
     template <class T>                       \
@@ -127,6 +138,38 @@ void gate_run(const T* __restrict reference, const T* __restrict x, T* __restric
     for (int64_t i = 0; i < n; ++i) y[i] = reference[i] > T(0) ? x[i] : T(0);
   } else {
     for (int64_t i = 0; i < n; ++i) y[i] = reference[i] > T(0) ? x[i] : s * x[i];
+  }
+}
+
+// y = act(y + bias) in place, act as (leaky) ReLU; a slope of 1 is no activation. One bias for all, or one each.
+template <class T, class F>
+void bias_act_loop(T* y, int64_t n, double slope, F&& bias) {
+  const T s = static_cast<T>(slope);
+  if (slope == 1.0) {
+    for (int64_t i = 0; i < n; ++i) y[i] = y[i] + bias(i);
+  } else if (slope == 0.0) {
+    for (int64_t i = 0; i < n; ++i) y[i] = Unary_relu::at(y[i] + bias(i), T(0), T(0));
+  } else {
+    for (int64_t i = 0; i < n; ++i) y[i] = Unary_leaky_relu::at(y[i] + bias(i), s, T(0));
+  }
+}
+template <class T>
+void bias_act_run(T* y, T bias, int64_t n, double slope) {
+  bias_act_loop(y, n, slope, [bias](int64_t) { return bias; });
+}
+template <class T>
+void bias_act_each_run(T* __restrict y, const T* __restrict bias, int64_t n, double slope) {
+  bias_act_loop(y, n, slope, [bias](int64_t i) { return bias[i]; });
+}
+
+// The gate of an activation and a dropout whose marks are in y: +0 was dropped (dropout_marked_run).
+template <class T>
+void gate_marked_run(const T* __restrict y, const T* __restrict x, T* __restrict gx, int64_t n, double slope,
+                     double scale) {
+  const T s = static_cast<T>(slope), keep = static_cast<T>(scale);
+  for (int64_t i = 0; i < n; ++i) {
+    const T v = x[i] * keep, gated = y[i] > T(0) ? v : s * v;
+    gx[i] = is_plus_zero(y[i]) ? T(0) : gated;
   }
 }
 

@@ -7,26 +7,103 @@ struct PhiloxWords {
   uint32_t word[4][kPhiloxBlocks];
 };
 
-inline void philox(uint64_t seed, uint64_t first, PhiloxWords& out) {
-  for (int64_t i = 0; i < kPhiloxBlocks; ++i) {
-    const uint64_t block = first + static_cast<uint64_t>(i);
-    uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = 0, c3 = 0;
+constexpr uint32_t kPhiloxA = 0xD2511F53u, kPhiloxB = 0xCD9E8D57u, kWeylA = 0x9E3779B9u, kWeylB = 0xBB67AE85u;
+
+// Each 64-bit lane works on the words of one block in its low half: the multiplication of low halves is one
+// instruction, and what gathers in the high halves is never read.
+#if defined(__AVX512F__)
+struct Wide {
+  typedef __m512i type;
+  static constexpr int64_t blocks = 8;
+  static type set(uint64_t v) { return _mm512_set1_epi64(static_cast<long long>(v)); }
+  static type count(uint64_t v) { return _mm512_add_epi64(set(v), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0)); }
+  static type multiply(type a, type b) { return _mm512_mul_epu32(a, b); }
+  static type high(type a) { return _mm512_srli_epi64(a, 32); }
+  static type differ(type a, type b, type c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+  static void low(type a, uint32_t* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi64_epi32(a));
+  }
+  static type pair(type a, type b) { return _mm512_mask_blend_epi32(0xAAAA, a, _mm512_slli_epi64(b, 32)); }
+  static void in_order(type ab, type cd, uint32_t* to) {
+    const type first = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0),
+               second = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi64(ab, first, cd));
+    _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi64(ab, second, cd));
+  }
+};
+#elif defined(__AVX2__)
+struct Wide {
+  typedef __m256i type;
+  static constexpr int64_t blocks = 4;
+  static type set(uint64_t v) { return _mm256_set1_epi64x(static_cast<long long>(v)); }
+  static type count(uint64_t v) { return _mm256_add_epi64(set(v), _mm256_set_epi64x(3, 2, 1, 0)); }
+  static type multiply(type a, type b) { return _mm256_mul_epu32(a, b); }
+  static type high(type a) { return _mm256_srli_epi64(a, 32); }
+  static type differ(type a, type b, type c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
+  static void low(type a, uint32_t* to) {
+    const type even = _mm256_permutevar8x32_epi32(a, _mm256_set_epi32(7, 5, 3, 1, 6, 4, 2, 0));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(even));
+  }
+  static type pair(type a, type b) { return _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xAA); }
+  static void in_order(type ab, type cd, uint32_t* to) {
+    const type even = _mm256_unpacklo_epi64(ab, cd), odd = _mm256_unpackhi_epi64(ab, cd);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute2x128_si256(even, odd, 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), _mm256_permute2x128_si256(even, odd, 0x31));
+  }
+};
+#else
+struct Wide {
+  typedef uint64_t type;
+  static constexpr int64_t blocks = 1;
+  static type set(uint64_t v) { return v; }
+  static type count(uint64_t v) { return v; }
+  static type multiply(type a, type b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
+  static type high(type a) { return a >> 32; }
+  static type differ(type a, type b, type c) { return a ^ b ^ c; }
+  static void low(type a, uint32_t* to) { *to = static_cast<uint32_t>(a); }
+  static type pair(type a, type b) { return (a & 0xffffffffu) | b << 32; }
+  static void in_order(type ab, type cd, uint32_t* to) {
+    to[0] = static_cast<uint32_t>(ab), to[1] = static_cast<uint32_t>(ab >> 32);
+    to[2] = static_cast<uint32_t>(cd), to[3] = static_cast<uint32_t>(cd >> 32);
+  }
+};
+#endif
+
+// store(i, c0, c1, c2, c3) for the words of blocks first + i .. first + i + Wide::blocks
+template <class F>
+inline void philox_blocks(uint64_t seed, uint64_t first, F&& store) {
+  for (int64_t i = 0; i < kPhiloxBlocks; i += Wide::blocks) {
+    Wide::type c0 = Wide::count(first + static_cast<uint64_t>(i)), c1 = Wide::high(c0);
+    Wide::type c2 = Wide::set(0), c3 = c2;
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-      const uint64_t a = static_cast<uint64_t>(c0) * 0xD2511F53u, b = static_cast<uint64_t>(c2) * 0xCD9E8D57u;
-      c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-      c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-      c1 = static_cast<uint32_t>(b);
-      c3 = static_cast<uint32_t>(a);
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
+      const Wide::type a = Wide::multiply(c0, Wide::set(kPhiloxA)), b = Wide::multiply(c2, Wide::set(kPhiloxB));
+      c0 = Wide::differ(Wide::high(b), c1, Wide::set(k0));
+      c2 = Wide::differ(Wide::high(a), c3, Wide::set(k1));
+      c1 = b;
+      c3 = a;
+      k0 += kWeylA;
+      k1 += kWeylB;
     }
-    out.word[0][i] = c0;
-    out.word[1][i] = c1;
-    out.word[2][i] = c2;
-    out.word[3][i] = c3;
+    store(i, c0, c1, c2, c3);
   }
+}
+
+inline void philox(uint64_t seed, uint64_t first, PhiloxWords& out) {
+  philox_blocks(seed, first, [&](int64_t i, Wide::type c0, Wide::type c1, Wide::type c2, Wide::type c3) {
+    Wide::low(c0, out.word[0] + i);
+    Wide::low(c1, out.word[1] + i);
+    Wide::low(c2, out.word[2] + i);
+    Wide::low(c3, out.word[3] + i);
+  });
+}
+
+// The words in the order of the elements that use them.
+inline void philox_in_order(uint64_t seed, uint64_t first, uint32_t* words) {
+  philox_blocks(seed, first, [&](int64_t i, Wide::type c0, Wide::type c1, Wide::type c2, Wide::type c3) {
+    Wide::in_order(Wide::pair(c0, c1), Wide::pair(c2, c3), words + 4 * i);
+  });
 }
 
 inline float uniform24(uint32_t word) {
@@ -97,16 +174,29 @@ void dropout_run(const T* __restrict x, T* __restrict y, int64_t n, uint32_t thr
                  uint64_t block) {
   constexpr int64_t batch = kPhiloxBlocks * 4;
   const T s = static_cast<T>(scale);
-  PhiloxWords words;
   uint32_t drawn[batch];
   for (; n > 0; n -= batch, x += batch, y += batch, block += kPhiloxBlocks) {
-    philox(seed, block, words);
-    for (int64_t i = 0; i < kPhiloxBlocks; ++i)
-      for (int64_t j = 0; j < 4; ++j) drawn[4 * i + j] = words.word[j][i] >> 8;
+    philox_in_order(seed, block, drawn);
     const int64_t count = n < batch ? n : batch;
     for (int64_t i = 0; i < count; ++i) {
       const T v = x[i] * s;
-      y[i] = drawn[i] >= threshold ? v : T(0);
+      y[i] = drawn[i] >> 8 >= threshold ? v : T(0);
+    }
+  }
+}
+
+// In place; a dropped element is +0 and a kept one is not: its zero becomes -0.
+template <class T>
+void dropout_marked_run(T* y, int64_t n, uint32_t threshold, double scale, uint64_t seed, uint64_t block) {
+  constexpr int64_t batch = kPhiloxBlocks * 4;
+  const T s = static_cast<T>(scale);
+  uint32_t drawn[batch];
+  for (; n > 0; n -= batch, y += batch, block += kPhiloxBlocks) {
+    philox_in_order(seed, block, drawn);
+    const int64_t count = n < batch ? n : batch;
+    for (int64_t i = 0; i < count; ++i) {
+      const T v = y[i] * s, kept = v == T(0) ? T(-0.0) : v;
+      y[i] = drawn[i] >> 8 >= threshold ? kept : T(0);
     }
   }
 }

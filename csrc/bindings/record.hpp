@@ -1,0 +1,217 @@
+// Calls of kernels can be recorded while they run, to be run again without Python: same arrays, same numbers, random
+// numbers from later counters. Arrays made meanwhile live in memory that belongs to the recording.
+#pragma once
+
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../cpu/memory.hpp"
+#include "convert.hpp"
+
+namespace gk {
+
+// An operand and the array that owns its memory (borrowed during the call).
+template <class T>
+struct Held {
+  View<T> view;
+  PyObject* array = nullptr;
+};
+
+template <class A>
+struct hold {
+  using type = std::remove_cv_t<std::remove_reference_t<A>>;
+};
+template <class T>
+struct hold<View<T>> {
+  using type = Held<T>;
+};
+template <class A>
+using hold_t = typename hold<A>::type;
+
+template <class T>
+const View<T>& plain(const Held<T>& held) {
+  return held.view;
+}
+template <class T>
+const T& plain(const T& number) {
+  return number;
+}
+
+// By how much the counters of a seed have moved on since the recording.
+using Shifts = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
+
+class Recording {
+ public:
+  struct Call {
+    std::string kernel, signature;  // equal signatures: the same work on the same arrays
+    std::function<void(const Shifts&)> run;
+  };
+
+  // The recording that calls of this thread are added to, if any.
+  static Recording*& active() {
+    static thread_local Recording* recording = nullptr;
+    return recording;
+  }
+
+  const std::shared_ptr<cpu::MemoryPool>& memory() const { return memory_; }
+  const std::vector<Call>& calls() const { return calls_; }
+  const std::string& problem() const { return problem_; }
+
+  void note_block(const void* data, std::size_t capacity) {
+    blocks_[static_cast<const char*>(data)] = {capacity, next_block_++};
+  }
+
+  template <class... A>
+  void add(const char* kernel, void (*f)(A...), const hold_t<A>&... a) {
+    using Values = std::tuple<std::remove_cv_t<std::remove_reference_t<A>>...>;
+    constexpr std::size_t n = sizeof...(A);
+    constexpr bool draws = ends_with_counter<Values>();
+    Call call{kernel, kernel, nullptr};
+    const Values values(plain(a)...);
+    (describe(kernel, call.signature, a), ...);
+    (note_written(a), ...);
+    if constexpr (draws) {  // counters are compared from the first one of their seed on
+      const std::uint64_t seed = std::get<n - 2>(values), counter = std::get<n - 1>(values);
+      const std::uint64_t first = first_counter_.emplace(seed, counter).first->second;
+      call.signature.resize(call.signature.size() - sizeof counter);
+      append(call.signature, counter - first);
+      call.run = [f, values, seed](const Shifts& shifts) {
+        Values moved = values;
+        for (const auto& [of, by] : shifts)
+          if (of == seed) std::get<n - 1>(moved) += by;
+        std::apply(f, moved);
+      };
+    } else {
+      call.run = [f, values](const Shifts&) { std::apply(f, values); };
+    }
+    calls_.push_back(std::move(call));
+  }
+
+  // Were the elements of the array computed by recorded calls?
+  bool computed(const py::array& array) const {
+    const Place place = find(static_cast<const char*>(array.data()));
+    return array.size() == 0 || (place.block >= 0 && written_.count(place.block) != 0);
+  }
+
+  void run(std::size_t begin, std::size_t end, const Shifts& shifts) const {
+    for (std::size_t i = begin; i < end; ++i) calls_[i].run(shifts);
+  }
+
+ private:
+  struct Place {
+    std::int64_t block, offset;  // block -1: memory of others, the offset is its address
+  };
+
+  template <class Values>
+  static constexpr bool ends_with_counter() {
+    constexpr std::size_t n = std::tuple_size_v<Values>;
+    if constexpr (n < 2)
+      return false;
+    else
+      return std::is_same_v<std::tuple_element_t<n - 1, Values>, std::uint64_t> &&
+             std::is_same_v<std::tuple_element_t<n - 2, Values>, std::uint64_t>;
+  }
+
+  Place find(const char* data) const {
+    auto after = blocks_.upper_bound(data);
+    if (after != blocks_.begin()) {
+      const auto& [start, block] = *std::prev(after);
+      if (data < start + block.first) return {block.second, data - start};
+    }
+    return {-1, static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data))};
+  }
+
+  template <class T>
+  void describe(const char* kernel, std::string& s, const Held<T>& held) {
+    append(s, held.view.rank);
+    for (int i = 0; i < held.view.rank; ++i) {
+      append(s, held.view.shape[i]);
+      append(s, held.view.stride[i]);
+    }
+    if (held.view.size() == 0) return;
+    const Place place = find(reinterpret_cast<const char*>(held.view.data));
+    append(s, place);
+    if (place.block < 0)
+      owners_.push_back(py::reinterpret_borrow<py::object>(held.array));
+    else if (std::is_const_v<T> && written_.count(place.block) == 0 && problem_.empty())
+      problem_ = std::string(kernel) + " reads an array that was not filled by a kernel";
+  }
+  template <class T>
+  void describe(const char*, std::string& s, const T& number) {
+    append(s, number);
+  }
+
+  template <class T>
+  void note_written(const Held<T>& held) {
+    const Place place = find(reinterpret_cast<const char*>(held.view.data));
+    if (!std::is_const_v<T> && place.block >= 0) written_.insert(place.block);
+  }
+  template <class T>
+  void note_written(const T&) {}
+
+  template <class T>
+  static void append(std::string& s, const T& value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    s.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+
+  std::shared_ptr<cpu::MemoryPool> memory_ = std::make_shared<cpu::MemoryPool>(true);
+  std::map<const char*, std::pair<std::size_t, std::int64_t>> blocks_;  // by address: capacity, number
+  std::int64_t next_block_ = 0;
+  std::set<std::int64_t> written_;
+  std::vector<py::object> owners_;
+  std::vector<Call> calls_;
+  std::map<std::uint64_t, std::uint64_t> first_counter_;  // by seed
+  std::string problem_;
+};
+
+// Registers a kernel: it runs with the interpreter lock released, and is noted if this thread records.
+template <class... A>
+void bind_kernel(py::module_& m, const char* name, void (*f)(A...)) {
+  m.def(name, [name, f](const hold_t<A>&... a) {
+    if (Recording* recording = Recording::active()) recording->add(name, f, a...);
+    py::gil_scoped_release release;
+    f(plain(a)...);
+  });
+}
+
+// Registers the functions that make arrays and recordings.
+void bind_memory(py::module_& m);
+
+#define GK_BIND(module, name)                    \
+  bind_kernel(module, #name, &cpu::name<float>); \
+  bind_kernel(module, #name, &cpu::name<double>)
+// The same for indices and masks, after the floats: overloads are tried in this order.
+#define GK_BIND_INTEGERS(module, name)             \
+  bind_kernel(module, #name, &cpu::name<int64_t>); \
+  bind_kernel(module, #name, &cpu::name<bool>)
+#define GK_BIND_FROM(module, name, S)                 \
+  bind_kernel(module, #name, &cpu::name<S, float>);   \
+  bind_kernel(module, #name, &cpu::name<S, double>);  \
+  bind_kernel(module, #name, &cpu::name<S, int64_t>); \
+  bind_kernel(module, #name, &cpu::name<S, bool>)
+
+}  // namespace gk
+
+namespace pybind11::detail {
+template <class T>
+struct type_caster<gk::Held<T>> {
+  PYBIND11_TYPE_CASTER(gk::Held<T>, const_name("array"));
+
+  bool load(handle source, bool convert) {
+    type_caster<gk::View<T>> view;
+    if (!view.load(source, convert)) return false;
+    value.view = static_cast<gk::View<T>&>(view);
+    value.array = source.ptr();
+    return true;
+  }
+};
+}  // namespace pybind11::detail

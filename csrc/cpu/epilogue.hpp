@@ -1,0 +1,22 @@
+// What follows a convolution or a product, in one pass over its output y(N,C,L) or y(N,C), contiguous. A backend may do
+// without these kernels: gankernels/ops/epilogue.py then runs the operations that they join one by one.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/view.hpp"
+
+namespace gk::cpu {
+
+using std::uint64_t;
+
+// y = dropout(leaky_relu(y + bias[c])) in place; bias(C), or of size 0: none; slope 1: no activation; p 0: no dropout.
+// With p > 0 a dropped element is +0 and a kept one is not (its zero becomes -0): the mask is stored in y itself.
+template <class T>
+void epilogue(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+
+// gx = the gradient at y before the epilogue, given y after it; gbias(C), or of size 0, = its sum over N and L.
+template <class T>
+void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<T> gbias, double slope, double p);
+
+}  // namespace gk::cpu

@@ -1,0 +1,132 @@
+"""What follows an open slot of a form: bias, (leaky) ReLU and dropout, in one pass over the fresh output.
+
+One node of the tape, and the output is all that it keeps: the sign of y says what the activation did, and an element
+that dropout removed is +0 while a kept one never is. The gradient before the epilogue and the bias's are one pass too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from gankernels.autograd import Form, Tensor, is_recording, record
+from gankernels.backends import backend_of
+from gankernels.ops.common import contiguous, empty_like
+from gankernels.ops.pointwise import gate, leaky_relu
+from gankernels.ops.random import Generator, default_generator, dropout, masked
+from gankernels.ops.shape import sum_to
+
+__all__ = ["Epilogue", "opened"]
+
+_NO_DRAW = (2**64 - 1, 0)  # seed and counter of an epilogue without dropout
+
+
+class Epilogue(NamedTuple):
+    """dropout(leaky_relu(y, slope), p): slope 1 is no activation and 0 is ReLU, p 0 is no dropout.
+
+    slope : float
+        At least 0.
+    p : float
+    generator : Generator, optional
+        Stream of the masks; the default one otherwise.
+    """
+
+    slope: float = 1.0
+    p: float = 0.0
+    generator: Generator | None = None
+
+
+_PLAIN = Epilogue()
+
+
+def unfused(y: Tensor, after: Epilogue) -> Tensor:
+    """The operations that an epilogue joins."""
+    y = y if after.slope == 1.0 else leaky_relu(y, after.slope)
+    return dropout(y, after.p, True, after.generator)
+
+
+def _flat(array: Any) -> Any:
+    return array if array.ndim == 2 else array.reshape(*array.shape[:2], prod(array.shape[2:]))
+
+
+def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilogue | None, **filled: Tensor) -> Tensor:
+    """epilogue(form.open(slot, params, **filled) + bias): y (N, O, *Y), bias (O,) or None."""
+    after = _PLAIN if after is None else after
+    if bias is None and after == _PLAIN:
+        return form.open(slot, params, **filled)
+    names, inputs = list(filled), tuple(filled.values())
+    out = form.kernels[slot](*(t.data for t in inputs), params)
+    backend = backend_of(out)
+    slope, p = after.slope, after.p
+    if after == _PLAIN or not hasattr(backend, "epilogue"):
+        return _composed(form, slot, params, bias, after, names, inputs, out)
+    stream = after.generator or default_generator()
+    drawn = (stream.seed, stream.take(out.size)) if p else _NO_DRAW
+    none = empty_like(out, (0,))
+    backend.epilogue(_flat(out), none if bias is None else bias.data, slope, p, *drawn)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        wants_bias = bias is not None and want[-1]
+        gbias: Tensor | None = None
+        if is_recording():
+            ct = masked(ct, p, *drawn) if p else ct
+            ct = ct if slope == 1.0 else gate(ct, out, slope)
+            gbias = _bias_gradient(ct) if wants_bias else None
+        else:
+            gx = empty_like(out)
+            sums = empty_like(out, (out.shape[1],)) if wants_bias else none
+            backend.epilogue_backward(_flat(out), _flat(contiguous(ct.data)), _flat(gx), sums, slope, p)
+            ct, gbias = Tensor(gx), Tensor(sums) if wants_bias else None
+        return _pulled(form, slot, params, names, filled, ct, want, bias, gbias)
+
+    inputs = inputs if bias is None else (*inputs, bias)
+    return record(f"{form.name}.{slot}+epilogue", out, inputs, rule)
+
+
+def _bias_gradient(ct: Tensor) -> Tensor:
+    return sum_to(ct, (1, ct.shape[1]) + (1,) * (ct.ndim - 2)).reshape(ct.shape[1])
+
+
+def _pulled(
+    form: Form,
+    slot: str,
+    params: Any,
+    names: list[str],
+    filled: dict[str, Tensor],
+    ct: Tensor,
+    want: Sequence[bool],
+    bias: Tensor | None,
+    gbias: Tensor | None,
+) -> list[Tensor | None]:
+    full = {**filled, slot: ct}
+    grads: list[Tensor | None] = [
+        form.open(s, params, **{k: full[k] for k in form.kernels if k != s}) if wanted else None
+        for s, wanted in zip(names, want, strict=False)
+    ]
+    return grads if bias is None else [*grads, gbias]
+
+
+def _composed(
+    form: Form,
+    slot: str,
+    params: Any,
+    bias: Tensor | None,
+    after: Epilogue,
+    names: list[str],
+    inputs: tuple[Tensor, ...],
+    out: Any,
+) -> Tensor:
+    """The bias alone, or everything one by one where the backend has no kernel for it."""
+    filled = dict(zip(names, inputs, strict=True))
+    if bias is not None:
+        column = (1, bias.shape[0]) + (1,) * (out.ndim - 2)
+        backend_of(out).binary("add", out, bias.data.reshape(column), out)
+
+    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
+        gbias = _bias_gradient(ct) if bias is not None and want[-1] else None
+        return _pulled(form, slot, params, names, filled, ct, want, bias, gbias)
+
+    name = f"{form.name}.{slot}" + ("" if bias is None else "+bias")
+    y: Tensor = record(name, out, inputs if bias is None else (*inputs, bias), rule)
+    return y if after == _PLAIN else unfused(y, after)
