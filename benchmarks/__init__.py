@@ -1,1 +1,1 @@
-"""Speed measurements; run as `python -m benchmarks.<name>`."""
+"""Speed beside PyTorch and ONNX Runtime; run as `python -m benchmarks`."""

@@ -1,0 +1,72 @@
+"""Clocks: contenders take turns in one process, so that a busy minute of the machine meets all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[], Any]
+
+SETTLE_S = 0.003  # after this the other side's idle threads have stopped spinning
+CALL_S = 0.01  # shorter runs are repeated until a sample takes so long
+SLOWER = 1.3  # a rival that is this much slower than the best one in the first round leaves the race
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one contender.
+
+    Attributes
+    ----------
+    median, low, high : float
+        Of the rounds: median and quartiles.
+    fastest : float
+    rounds : int
+    """
+
+    median: float
+    low: float
+    high: float
+    fastest: float
+    rounds: int
+
+    @classmethod
+    def of(cls, samples: list[float]) -> Times:
+        """Summary of the samples of all rounds."""
+        low, middle, high = np.percentile(samples, [25, 50, 75])
+        return cls(float(middle), float(low), float(high), min(samples), len(samples))
+
+
+def clock(run: Run, calls: int = 1) -> float:
+    """Seconds of one call, the mean of `calls`."""
+    time.sleep(SETTLE_S)
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -> dict[str, Times]:
+    """Times of every contender.
+
+    The first call of each is not counted (compilation, caches, memory). The round after it decides how many rounds fit
+    into the budget, at least 2 together with it, and drops what is much slower than the fastest other contender;
+    "ours", the first contender, always stays.
+    """
+    names = list(contenders)
+    first = {name: clock(contenders[name]) for name in names}
+    # a call of seconds does not become faster by its repetition, except for what is compiled in the first one
+    probe = {name: t if t > 2.0 and "compile" not in name else clock(contenders[name]) for name, t in first.items()}
+    calls = {name: max(1, round(CALL_S / max(t, 1e-7))) for name, t in probe.items()}
+    samples: dict[str, list[float]] = {name: [probe[name]] if calls[name] == 1 else [] for name in names}
+    best = min((probe[name] for name in names[1:]), default=0.0)
+    racing = [names[0], *(name for name in names[1:] if probe[name] <= SLOWER * best)]
+    one_round = sum(max(probe[name] * calls[name], SETTLE_S) for name in racing)
+    for _ in range(int(np.clip(budget_s / one_round, 1, max_rounds))):
+        for name in racing:
+            samples[name].append(clock(contenders[name], calls[name]))
+    return {name: Times.of(taken or [probe[name]]) for name, taken in samples.items()}
