@@ -245,10 +245,30 @@ def test_what_is_not_finite_spoils_the_weights_of_its_channel_only(value: float)
     assert np.isfinite(got[:, [0, 2]]).all()
 
 
+@pytest.mark.parametrize("channels", [(1, 3), (3, 1), (6, 9), (17, 2)])
+def test_lanes_that_images_and_channels_share_do_not_disturb_each_other(channels: tuple[int, int]) -> None:
+    c, o = channels
+    g = geometry((5, c, 5, 4, 6), (o, c, 3, 3, 3), padding=1)
+    for isa in cpu.isa_present():
+        cpu.set_isa(isa)
+        for slot in ("y", "x"):
+            a, b = draw(slot, g)
+            want = run(slot, g, a, b)
+            a[3, -1, 2, 2, 2] = np.nan
+            got = run(slot, g, a, b)
+            assert np.isnan(got[3]).all()
+            bounds.assert_same_bits(np.delete(got, 3, 0), np.delete(want, 3, 0), isa)
+        x, y = draw("w", g)
+        want = run("w", g, x, y)
+        y[2, -1, 1, 1, 1] = np.inf
+        got = run("w", g, x, y)
+        assert np.isnan(got[-1]).all()
+        bounds.assert_same_bits(got[:-1], want[:-1], isa)
+
+
 NOT_COVERED = {
     "stride": geometry((16, 3, 9, 8), (4, 3, 3, 3), stride=2, padding=1),
     "dilation": geometry((16, 3, 9, 8), (4, 3, 3, 3), dilation=2, padding=2),
-    "one image": geometry((1, 3, 9, 8), (4, 3, 3, 3), padding=1),
     "huge padding": geometry((16, 1, 4), (2, 1, 3), padding=2000),
     "long rows": geometry((16, 1, 1025), (1, 1, 3)),
     "too many pairs of channels": geometry((16, 2048, 1, 1), (2048, 2048, 1, 1)),

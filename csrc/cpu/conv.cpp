@@ -9,15 +9,13 @@
 namespace gk::cpu {
 namespace {
 
-// A tap costs the direct path a multiply-add for every channel pair; the transforms cost FFT a fixed amount for every
-// channel, so that it wins where taps > 71 (1/C + 1/O) + 3 (measured for 5x5x5 taps on 25x25x25 cells). Full lanes and
-// 64 taps keep clear of where the two are close.
+// Few taps never pay; where the two are close the direct path is taken.
 template <class T>
 bool fft_pays(const ConvGeometry& g) {
-  if (g.taps() < 64 || g.batch < conv_table<T>().lanes || !conv_fft_covers<T>(g)) return false;
-  const double inputs = static_cast<double>(g.in_channels / g.groups);
-  const double outputs = static_cast<double>(g.out_channels / g.groups);
-  return static_cast<double>(g.taps()) > 71.0 * (1.0 / inputs + 1.0 / outputs) + 3.0;
+  if (g.taps() < 27 || !conv_fft_covers<T>(g)) return false;
+  const double pairs = static_cast<double>(g.in_channels / g.groups * g.out_channels);
+  const double cells = static_cast<double>(g.batch * g.y_volume()) / conv_table<T>().lanes;
+  return conv_fft_cost<T>(g) < pairs * cells * static_cast<double>(g.taps());
 }
 
 template <class T, class Path>

@@ -20,10 +20,12 @@ void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const Co
 template <class T>
 void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 
-// Unit strides and dilations, lanes at least half filled with images, transforms up to kLongestFft, spectra up to 1
-// GiB.
+// Unit strides and dilations, transforms up to kLongestFft, spectra up to 1 GiB.
 template <class T>
 bool conv_fft_covers(const ConvGeometry& g);
+// Predicted time of any slot, in multiply-adds of vectors by the direct path.
+template <class T>
+double conv_fft_cost(const ConvGeometry& g);
 template <class T>
 void conv_fft(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
 template <class T>

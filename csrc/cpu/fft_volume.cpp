@@ -85,8 +85,8 @@ int64_t fft_length(int64_t least) {
 }
 
 template <class T>
-OwnedFftPlan<T>::OwnedFftPlan(int64_t n) {
-  const std::vector<int> factors = fft_factors(n);
+OwnedFftPlan<T>::OwnedFftPlan(int64_t n, bool identity) {
+  const std::vector<int> factors = identity ? std::vector<int>() : fft_factors(n);
   plan_.n = n;
   int64_t s = 1;
   std::vector<int64_t> begins;

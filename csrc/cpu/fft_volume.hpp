@@ -34,7 +34,8 @@ int64_t fft_length(int64_t least);
 template <class T>
 class OwnedFftPlan {
  public:
-  explicit OwnedFftPlan(int64_t n);
+  // identity: leaves the n elements as they are.
+  explicit OwnedFftPlan(int64_t n, bool identity = false);
   OwnedFftPlan(const OwnedFftPlan&) = delete;
   OwnedFftPlan& operator=(const OwnedFftPlan&) = delete;
 

@@ -45,8 +45,8 @@ def set_conv_algorithm(name: str) -> None:
         "auto": "direct" for values, "fast" for gradients (whatever a backward pass computes) and for `hidden_values`.
         "direct": batch in the vector lanes.
         "im2col": explicit columns and a matrix product, the plain reference.
-        "fft": products of spectra, batch in the vector lanes.
-        "fast": "fft" where it is predicted to be faster (64 taps or more, full lanes, enough channels), else "direct".
+        "fft": products of spectra, channels of images in the vector lanes.
+        "fast": "fft" where it is predicted to be faster (many taps, enough channels), else "direct".
 
     Notes
     -----
@@ -57,8 +57,7 @@ def set_conv_algorithm(name: str) -> None:
     makes all outputs of its image NaN, in the weights all outputs of the channels that they reach, and in a weights
     gradient all weights of the channel.
 
-    "fft" covers strides and dilations of 1, batches of at least half a vector (8 images in float32 and 4 in float64
-    with AVX-512, half of that with AVX2), padded extents up to 1024 and spectra up to 1 GiB; "direct" computes the
+    "fft" covers strides and dilations of 1, padded extents up to 1024 and spectra up to 1 GiB; "direct" computes the
     rest.
     """
     global _algorithm

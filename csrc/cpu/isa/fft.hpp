@@ -22,7 +22,7 @@ struct FftPlan {
   static constexpr int kMaxPasses = 10;
 
   int64_t n;
-  int passes;  // 0: n = 1
+  int passes;  // 0: the identity
   FftPass<T> pass[kMaxPasses];
 };
 
@@ -36,8 +36,6 @@ struct FftLine {
 
 template <class T>
 struct FftTable {
-  int max_tile;  // output channels of a tile of `products`: 1, 2, 4 ... max_tile, all of them divisors of the lanes
-
   // work: 2*n complex vectors
   void (*transform)(const FftPlan<T>& plan, const FftLine<const T>& in, const FftLine<T>& out, T* work);
 
@@ -46,16 +44,17 @@ struct FftTable {
   // The way back: z (n) whose inverse transform is scale * (row of a + i * row of b); b may be null.
   void (*join)(const T* a, const T* b, T scale, int64_t n, T* z);
 
-  // y(o) = sum over c of w(o, c) * x(c) at one frequency, in order of c. x and y hold complex vectors; the weights of
-  // tile t, channel c begin at element e = (t*inputs + c)*tile of w, which lies at (e / lanes)*2*lanes + e % lanes.
-  // conjugate: of the weights.
-  void (*products)(const T* x, int64_t inputs, const T* w, int tile, T* y, int64_t outputs, bool conjugate);
+  // At one frequency, real and imaginary parts apart: y(b, o) = sum over c of w(o, c) * x(b, c), in order of c.
+  // tile: a power of two up to the lanes; a complex vector of weights holds outputs [0, tile) of lanes/tile inputs, for
+  // less than `lanes` outputs in one tile, else of one input for tile after tile. Up to `lanes` numbers behind x are
+  // read and as many behind y written.
+  void (*products)(const T* xr, const T* xi, int64_t images, int64_t inputs, const T* w, int tile, T* yr, T* yi,
+                   int64_t outputs);
 
-  // sums[j*rows + r] += sum over lanes of a(r*lanes/2 + i) * conj(b(j)), for complex vectors a (rows*lanes/2 of them)
-  // and b (count): lane pairs (2i, 2i + 1) of a sum are one complex number.
-  void (*outer)(const T* a, int64_t rows, const T* b, int64_t count, T* sums);
-  // Sums 2j and 2j + 1 to the complex vector j of dst, imaginary parts times sign.
-  void (*unzip)(const T* sums, int64_t count, T sign, T* dst);
+  // sums(j, i) += sum over b of p(b, i) * conj(q(j, b)), imaginary parts times sign; rows of sums are ps numbers and
+  // what fills the last tile, rows of q `images` and zeros up to the next multiple of lanes/tile. images <= lanes.
+  void (*outer)(const T* pr, const T* pi, int64_t images, int64_t ps, int tile, const T* qr, const T* qi, int64_t qs,
+                T sign, T* re_sums, T* im_sums);
 };
 
 }  // namespace gk::cpu

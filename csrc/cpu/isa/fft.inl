@@ -119,7 +119,10 @@ template <class T>
 static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const FftLine<T>& out, T* work) {
   constexpr int L = Simd<T>::lanes;
   if (plan.passes == 0) {
-    store(out.re, load(in.re)), store(out.im, load(in.im));
+    for (int64_t i = 0; i < plan.n; ++i) {
+      store(out.re + i * out.stride, load(in.re + i * in.stride));
+      store(out.im + i * out.stride, load(in.im + i * in.stride));
+    }
     return;
   }
   FftLine<const T> x = in;
@@ -180,100 +183,170 @@ static void join(const T* a, const T* b, T scale, int64_t n, T* z) {
   }
 }
 
-template <class T, int O>
-static void product_tiles(const T* x, int64_t inputs, const T* w, T* y, int64_t outputs, bool conjugate) {
-  constexpr int L = Simd<T>::lanes;
+// Q = lanes/TILE numbers at `at`, each in TILE lanes.
+template <class T, int TILE, int... I>
+static inline typename Simd<T>::type spread(const T* at, Indices<I...>) {
+  if constexpr (TILE == Simd<T>::lanes) return broadcast(*at);
+  const typename Simd<T>::type v = load(at);
+  return GK_SHUFFLE(v, v, I / TILE);
+}
+
+// The same, zero from the number `count` on.
+template <class T, int TILE, int... I>
+static inline typename Simd<T>::type spread_few(const T* at, int64_t count, Indices<I...> all) {
   typedef typename Simd<T>::type V;
-  if constexpr (O <= L) {
-    // i*conj(x) exchanges the parts of x, and i*conj(x)*w = i*conj(x*conj(w)).
-    const int re = conjugate ? L : 0, im = L - re;
-    int64_t e = 0;
-    for (int64_t o = 0; o < outputs; o += O) {
-      V yr[O] = {}, yi[O] = {};
-      for (int64_t c = 0; c < inputs; ++c, e += O) {
-        const V xr = load(x + c * 2 * L + re), xi = load(x + c * 2 * L + im), minus = -xi;
-        const T* at = w + e / L * 2 * L + e % L;
-        GK_UNROLL for (int j = 0; j < O; ++j) {
-          const V wr = broadcast(at[j]), wi = broadcast(at[L + j]);
-          yr[j] = fma(wr, xr, yr[j]), yi[j] = fma(wr, xi, yi[j]);
-          yr[j] = fma(wi, minus, yr[j]), yi[j] = fma(wi, xr, yi[j]);
-        }
+  const V number = {T(I / TILE)...};
+  return number < broadcast(T(count)) ? spread<T, TILE>(at, all) : V{};
+}
+
+// Sums over the runs of TILE lanes, in the first of them; what lies behind it is not.
+template <class T, int TILE, int HALF, int... I>
+static inline typename Simd<T>::type fold(typename Simd<T>::type v, Indices<I...> all) {
+  if constexpr (HALF < TILE) return v;
+  const typename Simd<T>::type sum = v + GK_SHUFFLE(v, v, (I + HALF) % Simd<T>::lanes);
+  return fold<T, TILE, HALF / 2>(sum, all);
+}
+
+template <class T, int TILE, int B>
+static inline void product_tile(const T* xr, const T* xi, int64_t inputs, const T* w, T* yr, T* yi, int64_t outputs) {
+  constexpr int L = Simd<T>::lanes, Q = L / TILE;
+  typedef typename Simd<T>::type V;
+  const typename Count<L>::type all;
+  V re[B] = {}, im[B] = {};
+  int64_t c = 0;
+  for (; c + Q <= inputs; c += Q, w += 2 * L) {
+    const V wr = load(w), wi = load(w + L), minus = -wi;
+    GK_UNROLL for (int b = 0; b < B; ++b) {
+      const V r = spread<T, TILE>(xr + b * inputs + c, all), i = spread<T, TILE>(xi + b * inputs + c, all);
+      re[b] = fma(wr, r, re[b]), im[b] = fma(wr, i, im[b]);
+      re[b] = fma(minus, i, re[b]), im[b] = fma(wi, r, im[b]);
+    }
+  }
+  if (c < inputs) {
+    const V wr = load(w), wi = load(w + L), minus = -wi;
+    GK_UNROLL for (int b = 0; b < B; ++b) {
+      const V r = spread_few<T, TILE>(xr + b * inputs + c, inputs - c, all);
+      const V i = spread_few<T, TILE>(xi + b * inputs + c, inputs - c, all);
+      re[b] = fma(wr, r, re[b]), im[b] = fma(wr, i, im[b]);
+      re[b] = fma(minus, i, re[b]), im[b] = fma(wi, r, im[b]);
+    }
+  }
+  GK_UNROLL for (int b = 0; b < B; ++b) {
+    store(yr + b * outputs, fold<T, TILE, L / 2>(re[b], all));
+    store(yi + b * outputs, fold<T, TILE, L / 2>(im[b], all));
+  }
+}
+
+// What a store writes behind its tile is written over by the next image, or its next tile, later.
+template <class T, int TILE>
+static void product_tiles(const T* xr, const T* xi, int64_t images, int64_t inputs, const T* w, T* yr, T* yi,
+                          int64_t outputs) {
+  if constexpr (TILE <= Simd<T>::lanes) {
+    constexpr int L = Simd<T>::lanes, Q = L / TILE, B = GK_VECTOR_BYTES == 64 ? 8 : 4;
+    const int64_t step = (inputs + Q - 1) / Q * 2 * L, last = (outputs - 1) / TILE;
+    for (int64_t b = 0; b < images;) {
+      const int64_t at = b * inputs, to = b * outputs, together = b + B <= images ? B : 1;
+      for (int64_t t = last; t >= 0; --t) {
+        const auto tile = together == B ? product_tile<T, TILE, B> : product_tile<T, TILE, 1>;
+        tile(xr + at, xi + at, inputs, w + t * step, yr + to + t * TILE, yi + to + t * TILE, outputs);
       }
-      GK_UNROLL for (int j = 0; j < O; ++j) {
-        if (o + j < outputs) store(y + (o + j) * 2 * L + re, yr[j]), store(y + (o + j) * 2 * L + im, yi[j]);
-      }
+      b += together;
     }
   }
 }
 
 template <class T>
-static void products(const T* x, int64_t inputs, const T* w, int tile, T* y, int64_t outputs, bool conjugate) {
-  if (tile == 8) return product_tiles<T, 8>(x, inputs, w, y, outputs, conjugate);
-  if (tile == 4) return product_tiles<T, 4>(x, inputs, w, y, outputs, conjugate);
-  if (tile == 2) return product_tiles<T, 2>(x, inputs, w, y, outputs, conjugate);
-  product_tiles<T, 1>(x, inputs, w, y, outputs, conjugate);
+static void products(const T* xr, const T* xi, int64_t images, int64_t inputs, const T* w, int tile, T* yr, T* yi,
+                     int64_t outputs) {
+  const auto run = tile == 16  ? product_tiles<T, 16>
+                   : tile == 8 ? product_tiles<T, 8>
+                   : tile == 4 ? product_tiles<T, 4>
+                   : tile == 2 ? product_tiles<T, 2>
+                               : product_tiles<T, 1>;
+  run(xr, xi, images, inputs, w, yr, yi, outputs);
 }
 
-// Lanes of b are broadcast one after another, lanes of a have become vectors of channels.
-template <class T, int B, int... I>
-static inline void outer_tile(const T* turned, const T* b, T* sums, int64_t step, Indices<I...>) {
-  constexpr int L = Simd<T>::lanes;
+template <class T, int TILE, int... I>
+static inline typename Simd<T>::type only_tile(typename Simd<T>::type v, Indices<I...>) {
+  return GK_SHUFFLE(v, (typename Simd<T>::type{}), I < TILE ? I : Simd<T>::lanes + I);
+}
+
+// Rows of sums for B channels of q and R tiles of channels of p.
+template <class T, int TILE, int B, int R>
+static inline void outer_tile(const T* pr, const T* pi, int64_t groups, int64_t p_step, const T* qr, const T* qi,
+                              int64_t q_step, T sign, T* re_sums, T* im_sums, int64_t step) {
+  constexpr int L = Simd<T>::lanes, Q = L / TILE;
   typedef typename Simd<T>::type V;
-  V p[B] = {}, q[B] = {};
-  for (int l = 0; l < L; ++l) {
-    const V x = load(turned + l * L);
+  const typename Count<L>::type all;
+  V re[R][B] = {}, im[R][B] = {};
+  for (int64_t g = 0; g < groups; ++g) {
+    V a[B], b[B];
     GK_UNROLL for (int j = 0; j < B; ++j) {
-      p[j] = fma(broadcast(b[j * 2 * L + l]), x, p[j]);
-      q[j] = fma(broadcast(b[j * 2 * L + L + l]), x, q[j]);
+      a[j] = spread<T, TILE>(qr + j * q_step + g * Q, all), b[j] = spread<T, TILE>(qi + j * q_step + g * Q, all);
+    }
+    GK_UNROLL for (int k = 0; k < R; ++k) {
+      const V r = load(pr + g * p_step + k * TILE), i = load(pi + g * p_step + k * TILE), minus = -r;
+      GK_UNROLL for (int j = 0; j < B; ++j) {
+        re[k][j] = fma(r, a[j], re[k][j]), im[k][j] = fma(i, a[j], im[k][j]);
+        re[k][j] = fma(i, b[j], re[k][j]), im[k][j] = fma(minus, b[j], im[k][j]);
+      }
     }
   }
-  const V sign = {((I & 1) ? T(-1) : T(1))...};
-  GK_UNROLL for (int j = 0; j < B; ++j) {
-    T* at = sums + j * step;
-    store(at, load(at) + fma(sign, GK_SHUFFLE(q[j], q[j], I ^ 1), p[j]));
+  GK_UNROLL for (int k = 0; k < R; ++k) {
+    GK_UNROLL for (int j = 0; j < B; ++j) {
+      T *to_re = re_sums + j * step + k * TILE, *to_im = im_sums + j * step + k * TILE;
+      const V r = only_tile<T, TILE>(fold<T, TILE, L / 2>(re[k][j], all), all);
+      const V i = only_tile<T, TILE>(fold<T, TILE, L / 2>(im[k][j], all), all);
+      store(to_re, load(to_re) + r);
+      store(to_im, fma(broadcast(sign), i, load(to_im)));
+    }
   }
 }
 
-template <class T>
-static void outer(const T* a, int64_t rows, const T* b, int64_t count, T* sums) {
-  constexpr int L = Simd<T>::lanes, B = GK_VECTOR_BYTES == 64 ? 8 : 4;
-  typedef typename Simd<T>::type V;
-  typedef typename Count<L>::type All;
-  const int64_t step = rows * L;
-  for (int64_t r = 0; r < rows; ++r, a += L * L, sums += L) {
-    V v[L];
-    GK_UNROLL for (int i = 0; i < L; ++i) v[i] = load(a + i * L);
-    transpose_stages<T, 1>(v);
-    T turned[L * L];
-    GK_UNROLL for (int i = 0; i < L; ++i) store(turned + i * L, v[i]);
+template <class T, int TILE>
+static void outer_tiles(const T* pr, const T* pi, int64_t images, int64_t ps, const T* qr, const T* qi, int64_t qs,
+                        T sign, T* re_sums, T* im_sums) {
+  if constexpr (TILE <= Simd<T>::lanes) {
+    constexpr int L = Simd<T>::lanes, Q = L / TILE, B = 4;
+    const int64_t groups = (images + Q - 1) / Q, rows = (ps + TILE - 1) / TILE, step = rows * TILE;
+    T apart[2][L * TILE + L];  // images TILE lanes apart
+    if (Q > 1) {
+      const typename Simd<T>::type none = {};
+      for (int64_t b = 0; b < images; ++b)
+        store(apart[0] + b * TILE, load(pr + b * ps)), store(apart[1] + b * TILE, load(pi + b * ps));
+      store(apart[0] + images * TILE, none), store(apart[1] + images * TILE, none);
+      pr = apart[0], pi = apart[1];
+    }
+    const int64_t p_step = Q > 1 ? L : ps, q_step = groups * Q;
+    const auto run = [&](auto tile, int64_t j, int64_t r) {
+      tile(pr + r * TILE, pi + r * TILE, groups, p_step, qr + j * q_step, qi + j * q_step, q_step, sign,
+           re_sums + j * step + r * TILE, im_sums + j * step + r * TILE, step);
+    };
     int64_t j = 0;
-    for (; j + B <= count; j += B) outer_tile<T, B>(turned, b + j * 2 * L, sums + j * step, step, All());
-    for (; j < count; ++j) outer_tile<T, 1>(turned, b + j * 2 * L, sums + j * step, step, All());
+    for (; j + B <= qs; j += B)
+      for (int64_t r = 0; r < rows; ++r) run(outer_tile<T, TILE, B, 1>, j, r);
+    for (; j < qs; ++j) {
+      int64_t r = 0;
+      if constexpr (Q == 1)
+        for (; r + 2 <= rows; r += 2) run(outer_tile<T, TILE, 1, 2>, j, r);
+      for (; r < rows; ++r) run(outer_tile<T, TILE, 1, 1>, j, r);
+    }
   }
 }
 
-template <class T, int... I>
-static inline void unzip_pair(const T* sums, T sign, T* dst, Indices<I...>) {
-  constexpr int L = Simd<T>::lanes;
-  const typename Simd<T>::type a = load(sums), b = load(sums + L);
-  store(dst, GK_SHUFFLE(a, b, 2 * I));
-  store(dst + L, broadcast(sign) * GK_SHUFFLE(a, b, 2 * I + 1));
-}
-
 template <class T>
-static void unzip(const T* sums, int64_t count, T sign, T* dst) {
-  constexpr int L = Simd<T>::lanes;
-  for (int64_t j = 0; j < count; j += 2) unzip_pair(sums + j * L, sign, dst + j * L, typename Count<L>::type());
+static void outer(const T* pr, const T* pi, int64_t images, int64_t ps, int tile, const T* qr, const T* qi, int64_t qs,
+                  T sign, T* re_sums, T* im_sums) {
+  const auto run = tile == 16  ? outer_tiles<T, 16>
+                   : tile == 8 ? outer_tiles<T, 8>
+                   : tile == 4 ? outer_tiles<T, 4>
+                   : tile == 2 ? outer_tiles<T, 2>
+                               : outer_tiles<T, 1>;
+  run(pr, pi, images, ps, qr, qi, qs, sign, re_sums, im_sums);
 }
 
-#define GK_FFT_TABLE(T, name)                                                                    \
-  extern const FftTable<T> name;                                                                 \
-  const FftTable<T> name = {Simd<T>::lanes < GK_WIDE_OUTPUTS ? Simd<T>::lanes : GK_WIDE_OUTPUTS, \
-                            transform<T>,                                                        \
-                            split<T>,                                                            \
-                            join<T>,                                                             \
-                            products<T>,                                                         \
-                            outer<T>,                                                            \
-                            unzip<T>};
+#define GK_FFT_TABLE(T, name)    \
+  extern const FftTable<T> name; \
+  const FftTable<T> name = {transform<T>, split<T>, join<T>, products<T>, outer<T>};
 GK_FFT_TABLE(float, fft_float)
 GK_FFT_TABLE(double, fft_double)
