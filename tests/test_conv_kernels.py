@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gankernels import _cpu
 from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 
-AUTOMATIC, DIRECT, IM2COL = 0, 1, 2
+AUTOMATIC, DIRECT, IM2COL, CHANNELS = 0, 1, 2, 5
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -165,7 +165,7 @@ GEOMETRIES = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL])
+@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL, CHANNELS])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_slot_stays_within_the_derived_bound(name: str, algorithm: int, slot: str, dtype: Any) -> None:
     assert_close(fill(GEOMETRIES[name], dtype), slot, algorithm)
@@ -178,7 +178,7 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 ) -> None:
     p = fill(GEOMETRIES[name], integers=True)
     want = p.expected(slot).astype(np.float32)
-    for isa, threads, algorithm in product(_cpu.isa_present(), (1, 2, 3), (AUTOMATIC, DIRECT, IM2COL)):
+    for isa, threads, algorithm in product(_cpu.isa_present(), (1, 2, 3), (AUTOMATIC, DIRECT, IM2COL, CHANNELS)):
         _cpu.set_isa(isa)
         _cpu.set_num_threads(threads)
         np.testing.assert_array_equal(
@@ -199,19 +199,21 @@ def test_real_sums_are_the_same_bits_for_any_thread_count(name: str, slot: str, 
 
 
 @pytest.mark.parametrize("slot", ["y", "x"])
-def test_an_image_has_the_same_bits_in_every_batch(slot: str) -> None:
+@pytest.mark.parametrize("algorithm", [DIRECT, CHANNELS])
+def test_an_image_has_the_same_bits_in_every_batch(algorithm: int, slot: str) -> None:
     whole = fill(geometry((40, 3, 7, 9, 10), (6, 3, 3, 2, 4), padding=1))
-    want = whole.run(slot)
+    want = whole.run(slot, algorithm)
     for batch in range(1, 40):
         g = replace(whole.g, batch=batch)
         part = Problem(g, whole.x[:batch], whole.w, whole.y[:batch])
-        np.testing.assert_array_equal(part.run(slot), want[:batch], err_msg=f"batch {batch}")
+        np.testing.assert_array_equal(part.run(slot, algorithm), want[:batch], err_msg=f"batch {batch}")
 
 
+@pytest.mark.parametrize("algorithm", [DIRECT, CHANNELS])
 @pytest.mark.parametrize("batch", range(1, 41))
-def test_the_weights_gradient_is_right_for_every_batch(batch: int) -> None:
+def test_the_weights_gradient_is_right_for_every_batch(batch: int, algorithm: int) -> None:
     p = fill(geometry((batch, 2, 5, 4, 9), (3, 2, 3, 2, 3), padding=1), integers=True)
-    np.testing.assert_array_equal(p.run("w"), p.expected("w").astype(np.float32))
+    np.testing.assert_array_equal(p.run("w", algorithm), p.expected("w").astype(np.float32))
 
 
 @st.composite
@@ -236,6 +238,7 @@ def test_any_geometry_is_right_in_every_slot_and_path(g: ConvGeometry, seed: int
         want = p.expected(slot).astype(np.float32)
         np.testing.assert_array_equal(p.run(slot, DIRECT), want, err_msg=f"{slot} direct {g}")
         np.testing.assert_array_equal(p.run(slot, IM2COL), want, err_msg=f"{slot} im2col {g}")
+        np.testing.assert_array_equal(p.run(slot, CHANNELS), want, err_msg=f"{slot} channels {g}")
 
 
 @settings(max_examples=30, deadline=None)
@@ -265,7 +268,7 @@ def test_unshared_weights_are_right_for_any_batch(slot: str, batch: int, restore
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL])
+@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL, CHANNELS])
 def test_views_with_any_strides_are_read_and_written(slot: str, algorithm: int) -> None:
     p = fill(GEOMETRIES["strided"], integers=True)
     want = p.expected(slot).astype(np.float32)
@@ -299,10 +302,11 @@ HUGE = {
 @pytest.mark.parametrize("name", HUGE)
 def test_huge_parameters_cost_no_more_than_the_cells_they_touch(name: str, slot: str) -> None:
     p = fill(HUGE[name], integers=True)
-    np.testing.assert_array_equal(p.run(slot, DIRECT), p.expected(slot).astype(np.float32))
+    for algorithm in (DIRECT, CHANNELS):
+        np.testing.assert_array_equal(p.run(slot, algorithm), p.expected(slot).astype(np.float32))
 
 
-@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL])
+@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL, CHANNELS])
 @pytest.mark.parametrize(
     "g",
     [

@@ -19,8 +19,9 @@ bool fft_pays(const ConvGeometry& g) {
 }
 
 template <class T, class Path>
-Path choose(ConvAlgorithm a, const ConvGeometry& g, Path direct, Path im2col, Path fft) {
+Path choose(ConvAlgorithm a, const ConvGeometry& g, Path direct, Path channels, Path im2col, Path fft) {
   if (a == ConvAlgorithm::im2col) return im2col;
+  if (a == ConvAlgorithm::channels) return channels;
   if (a == ConvAlgorithm::fast) return fft_pays<T>(g) ? fft : direct;
   return a == ConvAlgorithm::fft && conv_fft_covers<T>(g) ? fft : direct;
 }
@@ -29,19 +30,21 @@ Path choose(ConvAlgorithm a, const ConvGeometry& g, Path direct, Path im2col, Pa
 
 template <class T>
 void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = choose<T>(a, g, conv_direct<T>, conv_im2col<T>, conv_fft<T>);
+  const auto path = choose<T>(a, g, conv_direct<T>, conv_channels<T>, conv_im2col<T>, conv_fft<T>);
   path(x.volume(), w.volume(), y.volume(), g);
 }
 
 template <class T>
 void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = choose<T>(a, g, conv_transpose_direct<T>, conv_transpose_im2col<T>, conv_transpose_fft<T>);
+  const auto path = choose<T>(a, g, conv_transpose_direct<T>, conv_transpose_channels<T>, conv_transpose_im2col<T>,
+                              conv_transpose_fft<T>);
   path(y.volume(), w.volume(), x.volume(), g);
 }
 
 template <class T>
 void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = choose<T>(a, g, conv_weight_direct<T>, conv_weight_im2col<T>, conv_weight_fft<T>);
+  const auto path =
+      choose<T>(a, g, conv_weight_direct<T>, conv_weight_channels<T>, conv_weight_im2col<T>, conv_weight_fft<T>);
   path(x.volume(), y.volume(), w.volume(), g);
 }
 

@@ -18,14 +18,6 @@ constexpr int64_t kTaskCycles = 60000;               // rows are joined into tas
 constexpr int64_t kWindowBytes = 512 << 10;          // input that the rows of a task share: half a second-level cache
 constexpr int64_t kSharingRows = 8;                  // rows of a task where the window of all channels is larger
 
-// Weights by slot: element (group, output, input, kd, kh, kw).
-template <class T>
-struct Weights {
-  const T* data;
-  int64_t group, output, input;
-  int64_t tap[3];
-};
-
 struct ChannelBlock {
   int64_t first, valid;  // output channels within the group
   int tile;              // of the tile that computes them
@@ -100,13 +92,7 @@ class GatherConv {
 
   void run() {
     if (out_.size() == 0) return;
-    bool whole = inputs_ > 0;
-    for (const Axis& a : axes_) {
-      int64_t covered = 0;
-      for (const Phase& p : a.phases) covered += p.outputs;
-      whole = whole && covered == a.out;
-    }
-    if (!whole) fill<T>(out_, 0.0);
+    if (inputs_ == 0 || !every_output_served(axes_)) fill<T>(out_, 0.0);
     if (inputs_ == 0 || axes_[0].phases.empty() || axes_[1].phases.empty() || axes_[2].phases.empty()) return;
     for (int64_t o = 0; o < outputs_;) {
       const int tile = tile_outputs(table_, outputs_ - o);
@@ -303,22 +289,12 @@ class GatherConv {
 
 template <class T>
 void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
-  const Weights<T> weights{w.data,
-                           g.out_channels / g.groups * w.stride[0],
-                           w.stride[0],
-                           w.stride[1],
-                           {w.stride[2], w.stride[3], w.stride[4]}};
-  GatherConv<T>(x, y, weights, g.groups, gather_axes(g)).run();
+  GatherConv<T>(x, y, conv_weights(w, g), g.groups, gather_axes(g)).run();
 }
 
 template <class T>
 void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  const Weights<T> weights{w.data,
-                           g.out_channels / g.groups * w.stride[0],
-                           w.stride[1],
-                           w.stride[0],
-                           {w.stride[2], w.stride[3], w.stride[4]}};
-  GatherConv<T>(y, x, weights, g.groups, transposed_gather_axes(g)).run();
+  GatherConv<T>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g)).run();
 }
 
 #define GK_INSTANTIATE(T)                                                                   \

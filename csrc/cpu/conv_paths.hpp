@@ -14,6 +14,13 @@ template <class T>
 void conv_weight_direct(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 
 template <class T>
+void conv_channels(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+template <class T>
+void conv_transpose_channels(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+template <class T>
+void conv_weight_channels(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+
+template <class T>
 void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
 template <class T>
 void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);

@@ -163,6 +163,15 @@ Axes identity_axes(const ConvGeometry& g) {
   return axes;
 }
 
+bool every_output_served(const Axes& axes) {
+  for (const Axis& a : axes) {
+    int64_t covered = 0;
+    for (const Phase& p : a.phases) covered += p.outputs;
+    if (covered != a.out) return false;
+  }
+  return true;
+}
+
 std::vector<LaneGroup> lane_groups(int64_t batch, int lanes, const Axes& axes, double work) {
   std::vector<LaneGroup> groups;
   const int64_t rest = batch % lanes, whole = batch - rest;
@@ -273,10 +282,7 @@ void pack_rows(const View<const T>& in, const Axes& axes, const std::vector<Unit
       zero_vectors(dst, stride, cells, L);
     } else if (mode == RowCopy::picked) {
       table.interleave(rows.data(), aw.in, copies.get(), L);
-      for (int64_t i = 0; i < cells; ++i) {
-        const int64_t at = aw.cell_at[i];
-        std::copy_n(at >= 0 && at < aw.in ? copies.get() + at * L : zeros.get(), L, dst + i * stride);
-      }
+      table.pick_cells(copies.get(), aw.cell_at.data(), 0, aw.in, cells, dst, stride);
     } else {
       zero_vectors(dst, stride, low, L);
       table.interleave(rows.data(), high - low, dst + low * stride, stride);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "../core/geometry.hpp"
@@ -56,6 +57,30 @@ typedef std::array<Axis, 3> Axes;
 Axes gather_axes(const ConvGeometry& g);             // open slot y: in = x, out = y
 Axes transposed_gather_axes(const ConvGeometry& g);  // open slot x: in = y, out = x
 Axes identity_axes(const ConvGeometry& g);           // every output reads itself: y packed as it is
+
+// Does every output read the input through some tap?
+bool every_output_served(const Axes& axes);
+
+// Weights by slot: element (group, output, input, kd, kh, kw).
+template <class T>
+struct Weights {
+  const T* data;
+  int64_t group, output, input;
+  int64_t tap[3];
+};
+
+// w(O, C/groups, KD, KH, KW) for open slot y and for open slot x.
+template <class T>
+Weights<T> conv_weights(const View<const T>& w, const ConvGeometry& g) {
+  const int64_t group = g.out_channels / g.groups * w.stride[0];
+  return {w.data, group, w.stride[0], w.stride[1], {w.stride[2], w.stride[3], w.stride[4]}};
+}
+template <class T>
+Weights<T> conv_transpose_weights(const View<const T>& w, const ConvGeometry& g) {
+  Weights<T> weights = conv_weights(w, g);
+  std::swap(weights.output, weights.input);
+  return weights;
+}
 
 // Images [first, first + images) in lanes: unit u is sub-volume u % cuts of image first + u / cuts.
 struct LaneGroup {

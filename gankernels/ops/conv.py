@@ -44,18 +44,19 @@ def set_conv_algorithm(name: str) -> None:
     name : str
         "auto": "direct" for values, "fast" for gradients (whatever a backward pass computes) and for `hidden_values`.
         "direct": batch in the vector lanes.
+        "channels": output channels in the vector lanes, for wide layers and small batches.
         "im2col": explicit columns and a matrix product, the plain reference.
         "fft": products of spectra, channels of images in the vector lanes.
         "fast": "fft" where it is predicted to be faster (many taps, enough channels), else "direct".
 
     Notes
     -----
-    "direct" and "im2col" have an error relative to the products summed in each cell. "fft" has an absolute floor: about
-    3e-7 (float32) of the largest output of the same image, in every cell of that image (`testing.bounds.
-    fft_conv_bound`). So cells that lie six decades below the maximum are noise, and zeros inside an image become noise
-    of that size; images that are all zeros stay zeros, and images do not disturb each other. A NaN or an infinity
-    makes all outputs of its image NaN, in the weights all outputs of the channels that they reach, and in a weights
-    gradient all weights of the channel.
+    "direct", "channels" and "im2col" have an error relative to the products summed in each cell. "fft" has an absolute
+    floor: about 3e-7 (float32) of the largest output of the same image, in every cell of that image
+    (`testing.bounds.fft_conv_bound`). So cells that lie six decades below the maximum are noise, and zeros inside an
+    image become noise of that size; images that are all zeros stay zeros, and images do not disturb each other. A NaN
+    or an infinity makes all outputs of its image NaN, in the weights all outputs of the channels that they reach, and
+    in a weights gradient all weights of the channel.
 
     "fft" covers strides and dilations of 1, padded extents up to 1024 and spectra up to 1 GiB; "direct" computes the
     rest.

@@ -34,6 +34,18 @@ struct ConvTable {
                              const TapOffset* tap, T* w);
   WeightTile weight_tile[kMaxOutputs + 1][kMaxPositions + 1];
 
+  // Channels in the lanes: y[to[r] + p*lanes] (+)= sum over t, c < run of w[tap[t].weight + (c*P + p)*lanes] times the
+  // number x[at[r] + tap[t].cell + c], r < rows, p < P <= kMaxVectors.
+  static constexpr int kMaxRows = 8, kMaxVectors = 3;
+  int rows;
+  typedef void (*RowTile)(const T* x, const int64_t* at, const TapOffset* tap, int64_t taps, int64_t run, const T* w,
+                          T* y, const int64_t* to, bool accumulate);
+  RowTile row_tile[kMaxVectors + 1];
+
+  // dst vector i = src vector cell[i] - first, zero where cell[i] is outside [first, last)
+  void (*pick_cells)(const T* src, const int64_t* cell, int64_t first, int64_t last, int64_t count, T* dst,
+                     int64_t stride);
+
   // dst[i*stride + l] = rows[l][i] and back, i < count, l < lanes.
   void (*interleave)(const T* const* rows, int64_t count, T* dst, int64_t stride);
   void (*deinterleave)(const T* src, int64_t stride, int64_t count, T* const* rows);

@@ -88,6 +88,8 @@ static void weight_tile(const T* x, int64_t x_row, const T* y, int64_t y_row, in
   }
 }
 
+#include "rows.inl"
+
 // clang-format off
 #define GK_1(t, T, O) t<T, O, 1>
 #define GK_2(t, T, O) GK_1(t, T, O), t<T, O, 2>
@@ -101,17 +103,21 @@ static void weight_tile(const T* x, int64_t x_row, const T* y, int64_t y_row, in
                         {nullptr, GK_4(t, T, 6)}, {}, {nullptr, GK_3(t, T, 8)}}
 #define GK_TILE_LIMITS {0, 16, 12, 0, 6, 0, 4, 0, 3}
 #define GK_WIDE_OUTPUTS 8
+#define GK_ROWS 8
 #else  // 16 registers: up to 12 accumulators
 #define GK_TILES(t, T) {{}, {nullptr, GK_12(t, T, 1)}, {nullptr, GK_6(t, T, 2)}, {}, {nullptr, GK_3(t, T, 4)}, {}, \
                         {nullptr, GK_2(t, T, 6)}, {}, {}}
 #define GK_TILE_LIMITS {0, 12, 6, 0, 3, 0, 2, 0, 0}
 #define GK_WIDE_OUTPUTS 4
+#define GK_ROWS 4
 #endif
 
-#define GK_CONV_TABLE(T, name)                                                                                      \
-  extern const ConvTable<T> name;                                                                                   \
-  const ConvTable<T> name = {Simd<T>::lanes,           GK_WIDE_OUTPUTS, GK_TILE_LIMITS,  GK_TILES(tile, T),          \
-                             GK_TILES(weight_tile, T), interleave<T>,   deinterleave<T>, add_lanes<T>};
+#define GK_CONV_TABLE(T, name)                                                                                     \
+  extern const ConvTable<T> name;                                                                                  \
+  const ConvTable<T> name = {                                                                                      \
+      Simd<T>::lanes, GK_WIDE_OUTPUTS, GK_TILE_LIMITS, GK_TILES(tile, T), GK_TILES(weight_tile, T), GK_ROWS,       \
+      {nullptr, row_tile<T, GK_ROWS, 1>, row_tile<T, GK_ROWS, 2>, row_tile<T, GK_ROWS, 3>}, pick_cells<T>,         \
+      interleave<T>, deinterleave<T>, add_lanes<T>};
 // clang-format on
 GK_CONV_TABLE(float, conv_float)
 GK_CONV_TABLE(double, conv_double)

@@ -1,0 +1,43 @@
+// Channels in the vector lanes: cells that hold a block of channels, packed from plain arrays with any strides.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "lanes.hpp"
+
+namespace gk::cpu {
+
+// (image, group, block of channels, D, H, W cells of the axes, `width` channels); padding cells are zero.
+struct ChannelCells {
+  int64_t channels, groups, width, blocks;  // channels and blocks per group
+  int64_t row, plane, block, group, image;  // strides in elements
+
+  // `wanted` channels in a block, rounded to whole vectors; fewer channels than a vector are one block without gaps.
+  ChannelCells(const Axes& axes, int64_t channels_per_group, int64_t group_count, int64_t wanted, int lanes);
+
+  int64_t valid(int64_t b) const { return b + 1 < blocks ? width : channels - b * width; }
+};
+
+// Plane d of one block of image n.
+template <class T>
+void pack_channels(const View<const T>& in, const Axes& axes, const ChannelCells& cells, int64_t n, int64_t group,
+                   int64_t block, int64_t d, T* dst);
+
+// All of images [first, first + count), on the pool.
+template <class T>
+void pack_channels(const View<const T>& in, const Axes& axes, const ChannelCells& cells, int64_t first, int64_t count,
+                   T* dst);
+
+// `vectors` vectors of channels cut into blocks of at most kMaxVectors, of nearly one size.
+struct VectorBlock {
+  int64_t first;  // channel within the group
+  int64_t valid;  // channels
+  int vectors;
+};
+std::vector<VectorBlock> vector_blocks(int64_t channels, int lanes, int most);
+
+// Do the taps of a phase read consecutive cells, whatever the output? Then they are one run.
+bool consecutive_cells(const Phase& phase);
+
+}  // namespace gk::cpu

@@ -1,0 +1,345 @@
+// Convolution with the output channels in the vector lanes: a matrix product (positions x channels and taps) by
+// (channels and taps x output channels) that reads its left side in place (indirect convolution, Dukhan,
+// arXiv:1907.02129): cells hold blocks of channels, a tile is a few positions, and a tap is an offset common to all of
+// them. The path of wide layers, and of small batches. Every output is a sum over (channel block, tap, channel) in that
+// order, whatever the batch, the lanes and the threads. conv and conv_transpose are the same gather, see lanes.hpp.
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "channel_lanes.hpp"
+#include "conv_paths.hpp"
+#include "kernels.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
+
+namespace gk::cpu {
+namespace {
+
+constexpr int64_t kPackedBytes = int64_t(32) << 20;  // packed images held at a time, where one image is smaller
+constexpr int64_t kWeightBytes = 128 << 10;          // weights that the positions of a task share: in the second cache
+constexpr int64_t kProducts = 256;   // products of a sum between two visits of its accumulator, at least
+constexpr int64_t kRun = 64;         // channels of a cell, where there are so many
+constexpr int64_t kPositions = 384;  // of a task: its sums take 72 KiB
+constexpr int64_t kTasks = 64;       // wanted where tasks would be larger than needed
+
+// One combination of phases of the three axes.
+struct PhaseTaps {
+  const Phase* axis[3];
+  std::vector<int64_t> cell;   // of every tap (of the first one of every run), in elements of a packed block
+  std::vector<int64_t> index;  // of every tap, in row-major order of the kernel
+  int64_t line = 1;            // taps in a run
+  int64_t weights = 0;         // where its packed weights begin
+
+  int64_t taps() const { return static_cast<int64_t>(index.size()); }
+};
+
+// Outputs [begin, end) of a phase, for every axis: what the positions of a tile cover.
+struct Box {
+  int64_t begin[3], end[3];
+  bool operator==(const Box& o) const {
+    return std::equal(begin, begin + 3, o.begin) && std::equal(end, end + 3, o.end);
+  }
+};
+
+struct RowsOfTile {
+  int64_t at[8], to[8];  // input cell and output cell of every position
+  Box box;
+};
+
+template <class T>
+class ChannelConv {
+ public:
+  ChannelConv(View<const T> in, View<T> out, Weights<T> w, int64_t groups, Axes axes)
+      : in_(in),
+        out_(out),
+        w_(w),
+        groups_(groups),
+        inputs_(in.shape[1] / groups),
+        outputs_(out.shape[1] / groups),
+        axes_(std::move(axes)),
+        table_(conv_table<T>()),
+        blocks_(vector_blocks(outputs_, table_.lanes, ConvTable<T>::kMaxVectors)) {}
+
+  void run() {
+    if (out_.size() == 0) return;
+    if (inputs_ == 0 || !every_output_served(axes_)) fill<T>(out_, 0.0);
+    if (inputs_ == 0 || axes_[0].phases.empty() || axes_[1].phases.empty() || axes_[2].phases.empty()) return;
+    int64_t taps = 1;
+    for (Axis& a : axes_) {
+      a.lay_out(1, false);
+      taps *= static_cast<int64_t>(a.phases[0].taps.size());
+    }
+    const ChannelCells cells(axes_, inputs_, groups_, std::max(kProducts / taps, kRun), table_.lanes);
+    plan_phases(cells);
+    Scratch<T> weights(packed_weights_);
+    pack_weights(cells, weights.get());
+    const int64_t image_bytes = cells.image * static_cast<int64_t>(sizeof(T));
+    const int64_t per_round = std::max<int64_t>(1, std::min(in_.shape[0], kPackedBytes / image_bytes));
+    Scratch<T> packed(per_round * cells.image);
+    for (int64_t n = 0; n < in_.shape[0]; n += per_round) {
+      const int64_t count = std::min(per_round, in_.shape[0] - n);
+      pack_channels(in_, axes_, cells, n, count, packed.get());
+      compute(cells, packed.get(), weights.get(), n, count);
+    }
+  }
+
+ private:
+  void plan_phases(const ChannelCells& cells) {
+    for (const Phase& d : axes_[0].phases)
+      for (const Phase& h : axes_[1].phases)
+        for (const Phase& w : axes_[2].phases) {
+          PhaseTaps phase{{&d, &h, &w}, {}, {}, 1, packed_weights_};
+          if (cells.blocks == 1 && cells.width == cells.channels && consecutive_cells(w))
+            phase.line = static_cast<int64_t>(w.taps.size());
+          for (const Tap& kd : d.taps)
+            for (const Tap& kh : h.taps)
+              for (const Tap& kw : w.taps) {
+                if (phase.taps() % phase.line == 0)
+                  phase.cell.push_back(kd.cell * cells.plane + kh.cell * cells.row + kw.cell * cells.width);
+                phase.index.push_back(tap_index(kd.k, kh.k, kw.k));
+              }
+          packed_weights_ += groups_ * group_weights(phase);
+          phases_.push_back(std::move(phase));
+        }
+  }
+
+  int64_t tap_index(int64_t d, int64_t h, int64_t w) const { return (d * kernel(1) + h) * kernel(2) + w; }
+
+  // Extent of the kernel as far as any tap is used.
+  int64_t kernel(int axis) const {
+    int64_t n = 0;
+    for (const Phase& p : axes_[axis].phases)
+      for (const Tap& t : p.taps) n = std::max(n, t.k + 1);
+    return n;
+  }
+
+  int64_t group_weights(const PhaseTaps& phase) const {
+    const VectorBlock& last = blocks_.back();
+    return (last.first + last.vectors * table_.lanes) * inputs_ * phase.taps();
+  }
+
+  // (tap, channel, vector) of one block of output channels and one block of input channels.
+  int64_t weights_of(const PhaseTaps& phase, int64_t group, const VectorBlock& out, int64_t first_input) const {
+    return phase.weights + group * group_weights(phase) +
+           (out.first * inputs_ + first_input * out.vectors * table_.lanes) * phase.taps();
+  }
+
+  void pack_weights(const ChannelCells& cells, T* dst) {
+    const int64_t blocks = static_cast<int64_t>(blocks_.size()), L = table_.lanes;
+    const int64_t KH = kernel(1), KW = kernel(2), all = kernel(0) * KH * KW;
+    const bool dense =
+        (KW == 1 || w_.tap[2] == 1) && (KH == 1 || w_.tap[1] == KW) && (kernel(0) == 1 || w_.tap[0] == KH * KW);
+    parallel_for(groups_ * blocks * cells.blocks, [&](int64_t i) {
+      const int64_t group = i / (blocks * cells.blocks), b = i % cells.blocks;
+      const VectorBlock& out = blocks_[i / cells.blocks % blocks];
+      const int64_t count = cells.valid(b), first = b * cells.width, step = out.vectors * L;
+      // where the taps of the next channel follow in memory, many channels are transposed at once
+      const int64_t chained = dense && w_.input == all ? std::max<int64_t>(1, std::min(count, kProducts / all)) : 1;
+      Scratch<T> turned(chained * all * L), zeros(chained * all);
+      std::fill_n(zeros.get(), chained * all, T(0));
+      for (int64_t c = 0; c < count; c += chained)
+        for (int64_t v = 0; v < step; v += L) {
+          const int64_t some = std::min(chained, count - c);
+          const T* from = w_.data + group * w_.group + (out.first + v) * w_.output + (first + c) * w_.input;
+          turn(from, std::min(L, out.valid - v), some * all, dense, KH, KW, zeros.get(), turned.get());
+          for (const PhaseTaps& phase : phases_)
+            for (int64_t j = 0; j < some; ++j)
+              table_.pick_cells(turned.get() + j * all * L, phase.index.data(), 0, all, phase.taps(),
+                                dst + weights_of(phase, group, out, first) + (c + j) * step + v, count * step);
+        }
+    });
+  }
+
+  // Vectors of `valid` output channels for `count` taps.
+  void turn(const T* from, int64_t valid, int64_t count, bool dense, int64_t KH, int64_t KW, const T* zeros, T* dst) {
+    const int64_t L = table_.lanes;
+    if (dense) {
+      const T* rows[64];
+      for (int64_t l = 0; l < L; ++l) rows[l] = l < valid ? from + l * w_.output : zeros;
+      return table_.interleave(rows, count, dst, L);
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      const T* at = from + k / (KH * KW) * w_.tap[0] + k / KW % KH * w_.tap[1] + k % KW * w_.tap[2];
+      for (int64_t l = 0; l < L; ++l) dst[k * L + l] = l < valid ? at[l * w_.output] : T(0);
+    }
+  }
+
+  struct Task {
+    const PhaseTaps* phase;  // and the phases of W after it
+    int64_t group;
+    const VectorBlock* block;
+    int64_t first_row, last_row;  // (image, d, h) of the phase
+  };
+
+  int64_t row_phases() const { return static_cast<int64_t>(axes_[2].phases.size()); }
+
+  void compute(const ChannelCells& cells, const T* x, const T* weights, int64_t first_image, int64_t count) {
+    std::vector<Task> tasks;
+    int64_t width = 0;  // outputs of a row
+    for (const Phase& w : axes_[2].phases) width += w.outputs;
+    const int64_t whole_tiles = table_.rows / std::gcd(width, static_cast<int64_t>(table_.rows));
+    const int64_t pairs = static_cast<int64_t>(phases_.size() * blocks_.size()) / row_phases() * groups_;
+    for (size_t p = 0; p < phases_.size(); p += static_cast<size_t>(row_phases())) {
+      const PhaseTaps& phase = phases_[p];
+      const int64_t rows = count * phase.axis[0]->outputs * phase.axis[1]->outputs;
+      const int64_t wanted = std::min(kPositions / width, rows * pairs / kTasks);
+      const int64_t step = std::max<int64_t>(wanted / whole_tiles * whole_tiles, width < kPositions ? whole_tiles : 1);
+      for (int64_t r = 0; r < rows; r += step)
+        for (int64_t g = 0; g < groups_; ++g)
+          for (const VectorBlock& block : blocks_) tasks.push_back({&phase, g, &block, r, std::min(rows, r + step)});
+    }
+    parallel_for(static_cast<int64_t>(tasks.size()),
+                 [&](int64_t i) { compute_rows(cells, x, weights, first_image, tasks[i]); });
+  }
+
+  void compute_rows(const ChannelCells& cells, const T* x, const T* weights, int64_t first_image, const Task& task) {
+    const int64_t rows = task.last_row - task.first_row, step = task.block->vectors * table_.lanes;
+    const int64_t line = axes_[2].out * step;
+    Scratch<T> sums(rows * line + step);  // one cell more, for positions that a tile lacks
+    if (row_phases() < std::min(task.phase->axis[2]->every, axes_[2].out)) std::fill_n(sums.get(), rows * line, T(0));
+    std::vector<RowsOfTile> tiles;
+    std::vector<TapOffset> taps;
+    for (int64_t i = 0; i < row_phases(); ++i) {
+      const PhaseTaps& phase = task.phase[i];
+      lay_tiles(cells, phase, task, rows * line, &tiles);
+      const int64_t lines = static_cast<int64_t>(phase.cell.size());
+      for (int64_t b = 0; b < cells.blocks; ++b) {
+        const int64_t run = cells.valid(b) * phase.line, elements = run * step;
+        const T* w = weights + weights_of(phase, task.group, *task.block, b * cells.width);
+        const int64_t at_once = std::max<int64_t>(1, kWeightBytes / (elements * static_cast<int64_t>(sizeof(T))));
+        for (int64_t first = 0; first < lines; first += at_once) {
+          const bool accumulate = b > 0 || first > 0;
+          const Box* listed = nullptr;
+          for (const RowsOfTile& tile : tiles) {
+            if (!listed || !(*listed == tile.box))
+              list_taps(phase, tile.box, first, std::min(lines, first + at_once), elements, &taps);
+            listed = &tile.box;
+            if (taps.empty() && accumulate) continue;
+            table_.row_tile[task.block->vectors](x + task.group * cells.group + b * cells.block, tile.at, taps.data(),
+                                                 static_cast<int64_t>(taps.size()), run, w, sums.get(), tile.to,
+                                                 accumulate);
+          }
+        }
+      }
+    }
+    store(sums.get(), task, first_image);
+  }
+
+  void lay_tiles(const ChannelCells& cells, const PhaseTaps& phase, const Task& task, int64_t spare,
+                 std::vector<RowsOfTile>* tiles) const {
+    const Phase &pd = *phase.axis[0], &ph = *phase.axis[1], &pw = *phase.axis[2];
+    const int64_t step = task.block->vectors * table_.lanes, line = axes_[2].out * step, R = table_.rows;
+    const int64_t count = (task.last_row - task.first_row) * pw.outputs;
+    tiles->resize((count + R - 1) / R);
+    int64_t row = task.first_row, w = 0;  // of the next position
+    int64_t at = 0, to = 0;               // of its row
+    const auto start_row = [&] {
+      const int64_t n = row / (pd.outputs * ph.outputs), d = row / ph.outputs % pd.outputs, h = row % ph.outputs;
+      at = n * cells.image + d * axes_[0].step * cells.plane + h * axes_[1].step * cells.row;
+      to = (row - task.first_row) * line + pw.first * step;
+    };
+    start_row();
+    for (int64_t p = 0; p < count; p += R) {
+      RowsOfTile& tile = (*tiles)[p / R];
+      const int64_t last = std::min(R, count - p);
+      tile.box = box_of(pd, ph, pw, row * pw.outputs + w, row * pw.outputs + w + last - 1);
+      if (phase.line > 1) tile.box.begin[2] = 0, tile.box.end[2] = pw.outputs;  // runs are always whole
+      for (int64_t r = 0; r < R; ++r) {
+        if (r >= last) {
+          tile.at[r] = tile.at[0], tile.to[r] = spare;
+          continue;
+        }
+        tile.at[r] = at + w * axes_[2].step * cells.width, tile.to[r] = to + w * pw.every * step;
+        if (++w == pw.outputs && ++row < task.last_row) w = 0, start_row();
+      }
+    }
+  }
+
+  // Of positions p to q in the order (image, d, h, w); whole axes where they wrap.
+  static Box box_of(const Phase& d, const Phase& h, const Phase& w, int64_t p, int64_t q) {
+    Box box{{0, 0, 0}, {d.outputs, h.outputs, w.outputs}};
+    const Phase* axis[3] = {&d, &h, &w};
+    for (int i = 0; i < 3; ++i) {
+      int64_t inner = 1;
+      for (int j = i + 1; j < 3; ++j) inner *= axis[j]->outputs;
+      if (p / inner / axis[i]->outputs != q / inner / axis[i]->outputs) continue;
+      box.begin[i] = p / inner % axis[i]->outputs, box.end[i] = q / inner % axis[i]->outputs + 1;
+    }
+    return box;
+  }
+
+  // The runs [first, last) that read the input for some output of the box: padding is not multiplied.
+  static void list_taps(const PhaseTaps& phase, const Box& box, int64_t first, int64_t last, int64_t elements,
+                        std::vector<TapOffset>* list) {
+    list->clear();
+    int64_t t = 0;
+    for (const Tap& kd : phase.axis[0]->taps) {
+      const bool in_d = kd.serves(box.begin[0], box.end[0]);
+      for (const Tap& kh : phase.axis[1]->taps) {
+        const bool served = in_d && kh.serves(box.begin[1], box.end[1]);
+        const int64_t lines = static_cast<int64_t>(phase.axis[2]->taps.size()) / phase.line;
+        for (int64_t k = 0; k < lines; ++k, ++t) {
+          if (!served || t < first || t >= last) continue;
+          if (phase.line > 1 || phase.axis[2]->taps[k].serves(box.begin[2], box.end[2]))
+            list->push_back({phase.cell[t], t * elements});
+        }
+      }
+    }
+  }
+
+  // The sums (row, W, channel) to the rows of the output.
+  void store(const T* sums, const Task& task, int64_t first_image) const {
+    const Phase &pd = *task.phase->axis[0], &ph = *task.phase->axis[1];
+    const int64_t width = axes_[2].out, L = table_.lanes, step = task.block->vectors * L;
+    const bool direct = out_.stride[4] == 1 || width == 1;
+    const bool joined = direct && ph.every == 1 && out_.stride[3] == width;
+    Scratch<T> spare((joined ? task.last_row - task.first_row : 1) * width * L);
+    T* rows[64];
+    for (int64_t row = task.first_row, many; row < task.last_row; row += many, sums += many * width * step) {
+      const int64_t n = row / (pd.outputs * ph.outputs), d = row / ph.outputs % pd.outputs, h = row % ph.outputs;
+      many = joined ? std::min(task.last_row - row, ph.outputs - h) : 1;
+      T* to = out_.data + (first_image + n) * out_.stride[0] +
+              (task.group * outputs_ + task.block->first) * out_.stride[1] +
+              (pd.first + d * pd.every) * out_.stride[2] + (ph.first + h * ph.every) * out_.stride[3];
+      for (int64_t v = 0; v < step; v += L) {
+        const int64_t count = many * width, valid = std::min(L, task.block->valid - v);
+        for (int64_t l = 0; l < L; ++l)
+          rows[l] = direct && l < valid ? to + (v + l) * out_.stride[1] : spare.get() + l * count;
+        table_.deinterleave(sums + v, step, count, rows);
+        for (int64_t l = 0; !direct && l < valid; ++l)
+          for (int64_t i = 0; i < width; ++i) to[(v + l) * out_.stride[1] + i * out_.stride[4]] = rows[l][i];
+      }
+    }
+  }
+
+  const View<const T> in_;
+  const View<T> out_;
+  const Weights<T> w_;
+  const int64_t groups_, inputs_, outputs_;  // channels per group
+  Axes axes_;
+  const ConvTable<T>& table_;
+  const std::vector<VectorBlock> blocks_;
+  std::vector<PhaseTaps> phases_;
+  int64_t packed_weights_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+void conv_channels(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
+  ChannelConv<T>(x, y, conv_weights(w, g), g.groups, gather_axes(g)).run();
+}
+
+template <class T>
+void conv_transpose_channels(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
+  ChannelConv<T>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g)).run();
+}
+
+#define GK_INSTANTIATE(T)                                                                     \
+  template void conv_channels<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
+  template void conv_transpose_channels<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+
+}  // namespace gk::cpu
