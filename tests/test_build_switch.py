@@ -1,4 +1,4 @@
-"""GANKERNELS_CUDA at configure time: three values, one error, always a reason."""
+"""GANKERNELS_CUDA at configure time: four values, one error, always a reason."""
 
 from __future__ import annotations
 
@@ -36,14 +36,33 @@ def test_off_is_a_build_without_cuda_that_says_so(tmp_path: Path) -> None:
     assert "CUDA module not built: switched off" in said
 
 
-def test_auto_is_the_default_and_prints_one_reason(tmp_path: Path) -> None:
+@pytest.fixture
+def no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setenv("PATH", f"/usr/bin:/bin:{Path(shutil.which('cmake') or '').parent}")
+    if shutil.which("nvcc") is not None:
+        pytest.skip("nvcc lies beside the C++ compiler here")
+    for folder in Path("/usr/local").glob("cuda*/bin/nvcc"):
+        pytest.skip(f"CMake finds {folder}")
+
+
+def test_auto_is_the_default_and_says_once_what_it_decided(tmp_path: Path) -> None:
     code, said = configure(tmp_path, None)
     assert code == 0
     assert "asked=auto" in said
-    assert said.count("gankernels: CUDA module not built: ") == 1
+    assert said.count("gankernels: CUDA module ") == 1
+    assert ("built=True" in said) == ("gankernels: CUDA module built for 80-real" in said)
 
 
-def test_on_without_a_cuda_module_is_an_error_with_the_reason(tmp_path: Path) -> None:
+def test_emulated_is_a_cuda_module_that_needs_no_nvcc(tmp_path: Path) -> None:
+    code, said = configure(tmp_path, "emulated")
+    assert code == 0
+    assert "built=True asked=emulated" in said
+    assert "CUDA module built for the emulator" in said
+
+
+@pytest.mark.usefixtures("no_nvcc")
+def test_on_without_a_compiler_is_an_error_with_the_reason(tmp_path: Path) -> None:
     code, said = configure(tmp_path, "ON")
     assert code != 0
     assert "GANKERNELS_CUDA=on, but the CUDA module cannot be built: " in said
@@ -51,10 +70,10 @@ def test_on_without_a_cuda_module_is_an_error_with_the_reason(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("value", ["maybe", "1", "auto;on"])
-def test_another_value_is_an_error_that_names_the_three(value: str, tmp_path: Path) -> None:
+def test_another_value_is_an_error_that_names_the_four(value: str, tmp_path: Path) -> None:
     code, said = configure(tmp_path, value)
     assert code != 0
-    assert f"GANKERNELS_CUDA is '{value}'; expected auto, on or off" in said
+    assert f"GANKERNELS_CUDA is '{value}'; expected auto, on, off or emulated" in said
 
 
 def test_a_broken_nvcc_is_a_reason_and_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

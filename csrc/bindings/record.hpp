@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "../cpu/memory.hpp"
-#include "convert.hpp"
+#include "numpy_view.hpp"
 
 namespace gk {
 

@@ -1,0 +1,65 @@
+// Pointwise kernels: a functor each, walked by map.cuh. Formulas as in csrc/cpu/isa/pointwise.inl.
+#include "kernels.hpp"
+#include "map.cuh"
+
+namespace gk::cuda {
+namespace {
+
+// As with leaky_relu, a slope of zero is a plain zero.
+template <class T>
+struct Gate {
+  T slope;
+  bool closed;
+  __device__ T operator()(T reference, T x) const { return reference > T(0) ? x : (closed ? T(0) : slope * x); }
+};
+
+template <class T>
+struct Select {
+  __device__ T operator()(bool condition, T a, T b) const { return condition ? a : b; }
+};
+
+template <class T>
+struct Copy {
+  __device__ T operator()(T x) const { return x; }
+};
+
+template <class T>
+struct Fill {
+  T value;
+  __device__ T operator()() const { return value; }
+};
+
+}  // namespace
+
+template <class T>
+void gate(View<const T> reference, View<const T> x, View<T> y, double slope) {
+  map(Gate<T>{static_cast<T>(slope), slope == 0.0}, y, reference, x);
+}
+
+template <class T>
+void select(View<const bool> condition, View<const T> a, View<const T> b, View<T> y) {
+  map(Select<T>{}, y, condition, a, b);
+}
+
+template <class T>
+void copy(View<const T> x, View<T> y) {
+  map(Copy<T>{}, y, x);
+}
+
+template <class T>
+void fill(View<T> y, double value) {
+  map(Fill<T>{static_cast<T>(value)}, y);  // bool: value != 0
+}
+
+#define GK_INSTANTIATE(T)                                                           \
+  template void select<T>(View<const bool>, View<const T>, View<const T>, View<T>); \
+  template void copy<T>(View<const T>, View<T>);                                    \
+  template void fill<T>(View<T>, double);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+GK_INSTANTIATE(int64_t)
+GK_INSTANTIATE(bool)
+template void gate<float>(View<const float>, View<const float>, View<float>, double);
+template void gate<double>(View<const double>, View<const double>, View<double>, double);
+
+}  // namespace gk::cuda

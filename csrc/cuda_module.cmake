@@ -1,0 +1,40 @@
+# gankernels._cuda from the sources in csrc/cuda: by nvcc for GPUs, or by the C++ compiler for the emulator.
+set(GK_CUDA_KERNELS
+    csrc/cuda/pointwise.cu)
+set(GK_CUDA_HOST csrc/bindings/module_cuda.cpp csrc/cuda/memory.cpp)
+option(GANKERNELS_WERROR "warnings are errors" OFF)
+set(warnings -Wall -Wextra -Werror=return-type)
+if(GANKERNELS_WERROR)
+  list(APPEND warnings -Werror)
+endif()
+
+if(GK_CUDA_EMULATED)
+  set(emulator csrc/cuda/emulator/machine.cpp csrc/cuda/emulator/runtime.cpp csrc/cuda/emulator/shadow.cpp
+               csrc/cuda/emulator/tensor_core.cpp)
+  # -fsanitize=thread puts a call before every access to memory, which emulator/shadow.cpp answers; its own library is
+  # not linked. Loops stay loops: a memset would be made unseen.
+  set_source_files_properties(${GK_CUDA_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+                              "-x;c++;-fsanitize=thread;-fno-tree-loop-distribute-patterns;-Wno-unknown-pragmas")
+  pybind11_add_module(_cuda NO_EXTRAS ${GK_CUDA_HOST} ${GK_CUDA_KERNELS} ${emulator})
+  target_compile_definitions(_cuda PRIVATE GK_EMULATED)
+  target_compile_options(_cuda PRIVATE ${warnings} -ffp-contract=off)
+  target_link_libraries(_cuda PRIVATE Threads::Threads)
+else()
+  set(CMAKE_CUDA_STANDARD 17)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # and libcuda is opened by its first call: imports where there is no driver
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  pybind11_add_module(_cuda NO_EXTRAS ${GK_CUDA_HOST} csrc/cuda/runtime.cpp ${GK_CUDA_KERNELS})
+  set_target_properties(_cuda PROPERTIES CUDA_ARCHITECTURES "${GK_CUDA_ARCHS}" CUDA_VISIBILITY_PRESET hidden)
+  target_link_libraries(_cuda PRIVATE CUDA::cudart_static)
+  # -fmad=false: a*b + c is fused only where the source says multiply_add, hence the same bits as everywhere else
+  set(nvcc_warnings -Wall,-Wextra)
+  if(GANKERNELS_WERROR)
+    string(APPEND nvcc_warnings ",-Werror")
+  endif()
+  target_compile_options(_cuda PRIVATE
+    "$<$<COMPILE_LANGUAGE:CXX>:${warnings}>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-Xcompiler=${nvcc_warnings};$<$<BOOL:${GANKERNELS_WERROR}>:-Werror=all-warnings>>")
+endif()
+install(TARGETS _cuda DESTINATION gankernels)

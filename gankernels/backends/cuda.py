@@ -1,0 +1,200 @@
+"""The CUDA backend: the kernels of gankernels._cuda on DeviceArrays, under the names of csrc/core/kernels.inc.
+
+Every kernel writes into a given output and returns before the device is done: all work is in one stream, in order.
+Importing this module opens no driver; `why_not()` asks it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gankernels.backends.device_array import DeviceArray
+from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
+
+name = "cuda"
+native: Any = None
+_import_error = ""
+try:
+    native = import_module("gankernels._cuda")
+except ImportError as error:
+    _import_error = str(error)
+
+_DTYPES = {np.dtype(t) for t in (np.float32, np.float64, np.int64, np.bool_)}
+
+
+def _kernel(function: str) -> Any:
+    """The compiled function of that name; None where the module is not built."""
+    return getattr(native, function, None)
+
+
+# ---- one line per kernel of kernels.inc ----------------------------------------------------------------------------
+conv = _kernel("conv")
+conv_transpose = _kernel("conv_transpose")
+conv_weight = _kernel("conv_weight")
+upsample_conv = _kernel("upsample_conv")
+upsample_conv_transpose = _kernel("upsample_conv_transpose")
+upsample_conv_weight = _kernel("upsample_conv_weight")
+local_conv = _kernel("local_conv")
+local_conv_transpose = _kernel("local_conv_transpose")
+local_conv_weight = _kernel("local_conv_weight")
+im2col = _kernel("im2col")
+col2im = _kernel("col2im")
+matmul = _kernel("matmul")
+upsample_nearest = _kernel("upsample_nearest")
+sum_blocks = _kernel("sum_blocks")
+max_window = _kernel("max_window")
+gather_window = _kernel("gather_window")
+scatter_window = _kernel("scatter_window")
+average_window = _kernel("average_window")
+spread_window = _kernel("spread_window")
+gate = _kernel("gate")
+select = _kernel("select")
+fill = _kernel("fill")
+sum = _kernel("sum")
+softmax = _kernel("softmax")
+log_softmax = _kernel("log_softmax")
+channel_moments = _kernel("channel_moments")
+channel_affine = _kernel("channel_affine")
+batch_norm_backward = _kernel("batch_norm_backward")
+gather_rows = _kernel("gather_rows")
+scatter_rows = _kernel("scatter_rows")
+random_uniform = _kernel("random_uniform")
+random_normal = _kernel("random_normal")
+dropout = _kernel("dropout")
+sgd_step = _kernel("sgd_step")
+adam_step = _kernel("adam_step")
+rmsprop_step = _kernel("rmsprop_step")
+lerp = _kernel("lerp")
+
+
+def why_not() -> str | None:
+    """Why this backend cannot be used here, or None if it can."""
+    if native is None:
+        try:
+            info = import_module("gankernels._build_info")
+        except ModuleNotFoundError:
+            return "this copy of gankernels has no build record (gankernels._build_info)"
+        return f"gankernels._cuda does not load: {_import_error}" if info.cuda_built else str(info.cuda_reason)
+    return native.device_problem() or None
+
+
+def _this() -> ModuleType:
+    return import_module(__name__)
+
+
+def _fit(a: DeviceArray, y: DeviceArray) -> DeviceArray:
+    """a as a view of y's shape."""
+    return a if a.shape == y.shape else a.broadcast_to(y.shape)
+
+
+def unary(op: str, x: DeviceArray, y: DeviceArray, p: float = 0.0, q: float = 0.0) -> None:
+    """y = op(x; p, q) for every element."""
+    native.unary(UNARY[op], x, y, p, q)
+
+
+def binary(op: str, a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
+    """y = op(a, b) for every element; a and b are broadcast to y's shape."""
+    native.binary(BINARY[op], _fit(a, y), _fit(b, y), y)
+
+
+def compare(op: str, a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
+    """y (bool) = op(a, b) for every element; a and b are broadcast to y's shape."""
+    native.compare(COMPARE[op], _fit(a, y), _fit(b, y), y)
+
+
+def copy(x: DeviceArray, y: DeviceArray) -> None:
+    """y = x for every element; x is broadcast to y's shape."""
+    native.copy(_fit(x, y), y)
+
+
+# ---- arrays --------------------------------------------------------------------------------------------------------
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+    """An uninitialised array.
+
+    Raises
+    ------
+    MemoryError
+        If the device has not that much memory; the message says what is held and what would fit.
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in _DTYPES:
+        raise TypeError(f"a CUDA array holds float32, float64, int64 or bool, not {dtype}")
+    return DeviceArray(native.Buffer(prod(shape) * dtype.itemsize), tuple(shape), dtype, _this())
+
+
+def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> DeviceArray:
+    """An array of one value."""
+    y = empty(shape, dtype)
+    native.fill(y, float(value))
+    return y
+
+
+def cast(x: DeviceArray, dtype: DTypeLike) -> DeviceArray:
+    """A copy in another dtype."""
+    y = empty(x.shape, dtype)
+    native.cast(x, y)
+    return y
+
+
+def contiguous(x: DeviceArray) -> DeviceArray:
+    """x itself if it is row-major without gaps, else a copy that is."""
+    if x.flags.c_contiguous:
+        return x
+    y = empty(x.shape, x.dtype)
+    native.copy(x, y)
+    return y
+
+
+def from_host(x: NDArray[Any]) -> DeviceArray:
+    """A copy of a NumPy array on the device."""
+    source = np.ascontiguousarray(x).reshape(x.shape)
+    y = empty(x.shape, x.dtype)
+    if source.size:
+        native.upload(y.ptr, source.ctypes.data, source.nbytes)
+    return y
+
+
+def to_host(x: DeviceArray) -> NDArray[Any]:
+    """A copy of a device array as a NumPy array; waits for the device."""
+    source = contiguous(x)
+    y = np.empty(x.shape, x.dtype)
+    if y.size:
+        native.download(y.ctypes.data, source.ptr, y.nbytes)
+    return y
+
+
+# ---- the device ----------------------------------------------------------------------------------------------------
+def synchronize() -> None:
+    """Wait until the device has done everything that was asked of it."""
+    native.synchronize()
+
+
+def memory_stats() -> dict[str, int]:
+    """Bytes in use and reserved, their peaks, the limit, and counts of allocations."""
+    return dict(native.memory_stats())
+
+
+def reset_peak_memory() -> None:
+    """Start the peaks of `memory_stats` anew."""
+    native.reset_peak_memory()
+
+
+def set_memory_limit(nbytes: int | None) -> None:
+    """Reserve no more than this many bytes of the device; None is no limit."""
+    native.set_memory_limit(nbytes or 0)
+
+
+def empty_cache() -> None:
+    """Give memory that no array uses back to the device."""
+    native.empty_cache()
+
+
+def device_info() -> dict[str, Any]:
+    """Name, compute capability, memory (bytes), driver and runtime version, and whether all of it is emulated."""
+    return {**native.device(), "emulated": bool(native.emulated)}
