@@ -18,6 +18,7 @@ from gankernels.backends.cpu import empty_cache, memory_stats, num_threads, set_
 from gankernels.nn.fusion import fusion, set_fusion
 from gankernels.ops import (
     Generator,
+    Replay,
     abs,
     allclose,
     amax,
@@ -87,6 +88,7 @@ is_grad_enabled = is_recording
 __all__ = [
     "DeviceError",
     "Generator",
+    "Replay",
     "Tensor",
     "abs",
     "allclose",

@@ -74,6 +74,7 @@ lerp = native.lerp
 # ---- optional: a backend without them runs the operations that they join --------------------------------------------
 epilogue = native.epilogue
 epilogue_backward = native.epilogue_backward
+Recording = native.Recording
 
 
 def _fit(a: Array, y: Array) -> Array:
@@ -144,6 +145,7 @@ def from_host(x: Array) -> Array:
 
 def to_host(x: Array) -> Array:
     """A NumPy array from an array of this backend; shares memory."""
+    recording.forbid("values of a tensor were read")
     return x
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Capture", "active", "again", "capturing", "drawn", "forbid"]
+__all__ = ["Capture", "active", "again", "capturing", "drawn", "forbid", "mine"]
 
 
 class Capture:
@@ -28,7 +28,7 @@ class Capture:
     steps : list of (int, callable)
         What Python has to do between the kernel calls: before which one, and what.
     counters : dict
-        id of a random stream to (stream, its first counter in this pass, the counter after it).
+        id of a random stream to (stream, its seed, its first counter in this pass, the counter after the last).
     """
 
     def __init__(self, recording: Any) -> None:
@@ -36,7 +36,25 @@ class Capture:
         self.thread = threading.get_ident()
         self.problem: str | None = None
         self.steps: list[tuple[int, Callable[[], Any]]] = []
-        self.counters: dict[int, tuple[Any, int, int]] = {}
+        self.counters: dict[int, tuple[Any, int, int, int]] = {}
+
+    def streams(self) -> list[tuple[Any, int, int, int]]:
+        """(random stream, its seed, its first counter, the counter after the last) of every stream drawn from."""
+        return list(self.counters.values())
+
+    def difference(self, other: Capture) -> str | None:
+        """Why the other pass was not a repetition of this one."""
+        mine, theirs = ([(id(s), seed, after - first) for s, seed, first, after in c.streams()] for c in (self, other))
+        if mine != theirs:
+            return "other random streams were drawn from the second time, or as far"
+        if len({seed for _, seed, _ in mine}) < len(mine):
+            return "two random streams have one seed"
+        reason = self.recording.difference(other.recording)
+        if reason:
+            return str(reason)
+        if [at for at, _ in self.steps] != [at for at, _ in other.steps]:
+            return "other steps in Python the second time"
+        return None
 
 
 #: The capture in progress, of whichever thread, or None.
@@ -44,7 +62,8 @@ active: Capture | None = None
 _turn = threading.Lock()
 
 
-def _mine() -> Capture | None:
+def mine() -> Capture | None:
+    """The capture in progress in this thread."""
     return active if active is not None and active.thread == threading.get_ident() else None
 
 
@@ -64,22 +83,22 @@ def capturing(capture: Capture) -> Any:
 
 def forbid(reason: str) -> None:
     """Say that what happens now depends on more than the kernel calls; nothing if no capture is in progress."""
-    capture = _mine()
+    capture = mine()
     if capture is not None and capture.problem is None:
         capture.problem = reason
 
 
 def drawn(stream: Any, first: int, after: int) -> None:
     """Note that a random stream (with `seed` and `offset`) gave the counters from `first` to `after`."""
-    capture = _mine()
+    capture = mine()
     if capture is not None:
-        before = capture.counters.get(id(stream), (stream, first, first))[1]
-        capture.counters[id(stream)] = (stream, before, after)
+        began = capture.counters[id(stream)][2] if id(stream) in capture.counters else first
+        capture.counters[id(stream)] = (stream, stream.seed, began, after)
 
 
 def again(step: Callable[[], Any]) -> Any:
     """Do something in Python now, unrecorded, and at this place of every repetition."""
-    capture = _mine()
+    capture = mine()
     if capture is None:
         return step()
     global active
@@ -91,3 +110,5 @@ def again(step: Callable[[], Any]) -> Any:
     finally:
         active = capture
         capture.recording.start()
+        if any(stream.offset != after for stream, _, _, after in capture.streams()):
+            forbid("a step in Python draws random numbers")

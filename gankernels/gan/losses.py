@@ -23,7 +23,7 @@ import numpy as np
 from gankernels.autograd import Tensor, grad
 from gankernels.gan.config import closest, option
 from gankernels.gan.model import GAN, Conditions
-from gankernels.ops import Generator, from_array, mean, relu, softplus, sqrt, square
+from gankernels.ops import Generator, full, mean, relu, softplus, sqrt, square, where
 from gankernels.ops import sum as total
 
 __all__ = [
@@ -126,7 +126,7 @@ class LossConfig:
 def discriminator_loss(name: str, logits: Tensor, targets: Tensor | float) -> Tensor:
     """Mean loss of logits (N, 1) whose targets are (N, 1) or one number: 1 real, 0 fake."""
     if not isinstance(targets, Tensor):
-        targets = from_array(np.full(logits.shape, targets, logits.dtype))
+        targets = full(logits.shape, targets, dtype=logits.dtype)
     return mean(_DISCRIMINATOR[name](logits, targets))
 
 
@@ -143,10 +143,10 @@ def labels(n: int, config: LossConfig, real: bool, generator: Generator, dtype: 
     straight, flipped = config.real_label, config.fake_label
     if not real:
         straight, flipped = flipped, straight
-    values = np.full((n, 1), straight, dtype)
+    values = full((n, 1), straight, dtype=dtype)
     if config.label_flip > 0:
-        values[generator.uniform((n, 1)).numpy() < config.label_flip] = flipped
-    return from_array(values)
+        values = where(generator.uniform((n, 1)) < config.label_flip, full((n, 1), flipped, dtype=dtype), values)
+    return values
 
 
 def gradient_penalty(gan: GAN, real: Tensor, fake: Tensor, conditions: Conditions, generator: Generator) -> Tensor:

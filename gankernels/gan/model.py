@@ -70,12 +70,16 @@ class GAN:
         Numbers of noise per event, for the default `noise`.
     auxiliary : dict of Auxiliary
         Loss of each estimate that takes part in training, by name.
+    replayable : bool
+        A promise that the methods are functions of their arguments, the weights and the random streams alone, so that
+        updates may be run by their recorded kernel calls (`ops.Replay`).
     """
 
     generator: nn.Module
     discriminator: nn.Module
     latent: int = 0
     auxiliary: Mapping[str, Auxiliary] = MappingProxyType({})
+    replayable: bool = False
 
     def noise(self, n: int, generator: Generator) -> Tensor:
         """Noise of n events, standard normal (n, latent)."""

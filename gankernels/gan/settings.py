@@ -83,6 +83,7 @@ class TrainerConfig:
         "convolutions of the training steps: auto (FFT where it pays, never for images leaving the generator), "
         "direct, channels, im2col, fft or fast; samples are made with auto",
     )
+    replay: bool = option(True, "run recorded kernel calls instead of Python where networks are small; same results")
     max_grad_norm: float = option(0.0, "longer gradients are shortened to this norm; 0: never")
     validate_every: int = option(0, "steps between validations; 0: once an epoch")
     checkpoint_every: int = option(0, "steps between checkpoints beside those of validations; 0: none")

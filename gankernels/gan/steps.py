@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gankernels.autograd import Tensor, grad, no_grad
 from gankernels.gan.hidden import mark_hidden, output_layers
 from gankernels.gan.losses import discriminator_loss, generator_loss, gradient_penalty, labels, r1_penalty
-from gankernels.gan.model import GAN, Batch, Scores
+from gankernels.gan.model import GAN, Batch, Conditions, Scores
 from gankernels.gan.settings import TrainerConfig, make_optimizer
-from gankernels.ops import Generator
+from gankernels.ops import Generator, Replay
 from gankernels.ops import sum as total
-from gankernels.ops.update import clamp_
+from gankernels.ops.update import clamp_, copy_
+from gankernels.optim import flatten
 
 __all__ = ["Updates"]
 
+_REPLAYED_BYTES = 32 << 20  # networks with more memory in an update do not wait for Python
+
 # Each use of random numbers has its own generator, so that none disturbs another.
 STREAMS = ("noise", "conditions", "labels", "penalty")
+
+
+def _batch(names: Sequence[str], tensors: Sequence[Tensor]) -> Batch:
+    return Batch(tensors[0], dict(zip(names, tensors[1:], strict=True)))
+
+
+def _batches(tensors: Sequence[Tensor], like: Sequence[Batch]) -> tuple[Batch, Batch | None]:
+    """The images and conditions of one or two batches, in the order of theirs."""
+    first = 1 + len(like[0].conditions)
+    real = _batch(tuple(like[0].conditions), tensors[:first])
+    return real, _batch(tuple(like[1].conditions), tensors[first:]) if len(like) > 1 else None
 
 
 class Updates:
@@ -47,31 +61,40 @@ class Updates:
         mark_hidden(gan.discriminator, ())
         self.d_parameters = [p for p in gan.discriminator.parameters() if p.requires_grad]
         self.g_parameters = [p for p in gan.generator.parameters() if p.requires_grad]
+        for parameters in (self.d_parameters, self.g_parameters):
+            flatten(parameters)
         self.d_optimizer = make_optimizer(self.d_parameters, config.d_optimizer)
         self.g_optimizer = make_optimizer(self.g_parameters, config.g_optimizer)
         self.rng = {name: Generator(config.seed).spawn(i) for i, name in enumerate(STREAMS)}
         self.losses: dict[str, float] = {}
         self.d_steps = self.g_steps = 0
+        self._noted: dict[str, Tensor] = {}
+        self._replays: dict[tuple[str, ...], Replay] = {}
 
     def fakes(self, real: Batch) -> Batch:
         """Generated events for a real batch, outside any graph."""
-        conditions = real.conditions
-        if not self.config.losses.penalty_weight:  # the penalty is taken between real and fake of one condition
-            conditions = self.gan.fake_conditions(real, self.rng["conditions"])
-        with no_grad():
-            return Batch(self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions), conditions)
+        names = tuple(real.conditions)
+
+        def made(*tensors: Tensor) -> tuple[Tensor, Conditions]:
+            batch = _batch(names, tensors)
+            conditions = batch.conditions
+            if not self.config.losses.penalty_weight:  # the penalty is taken between real and fake of one condition
+                conditions = self.gan.fake_conditions(batch, self.rng["conditions"])
+            with no_grad():
+                return self.gan.generate(self.gan.noise(len(batch), self.rng["noise"]), conditions), conditions
+
+        return Batch(*self._run(("fakes",), made, real.images, *real.conditions.values()))
 
     def discriminator(self, real: Batch, fake: Batch) -> None:
         """One update on real and generated events, or two if they are separate."""
-        on_real: list[Callable[[], Tensor]] = [lambda: self._judge(real, True)]
-        on_fake: list[Callable[[], Tensor]] = [lambda: self._judge(fake, False)]
+        on_real, on_fake = ["real"], ["fake"]
         if self.config.losses.penalty_weight:
-            on_fake.append(lambda: self._gradient_penalty(real, fake))
+            on_fake.append("penalty")
         if self.config.losses.r1 and self.d_steps % self.config.losses.r1_interval == 0:
-            on_real.append(lambda: self._r1(real))
+            on_real.append("r1")
         self.losses["d"] = 0.0
         for parts in (on_real, on_fake) if self.config.separate_updates else (on_real + on_fake,):
-            self._descend("d", self.d_optimizer, self.d_parameters, parts)
+            self._descend("d", self.d_optimizer, self.d_parameters, parts, real, fake)
         if self.config.losses.clip:
             for p in self.d_parameters:
                 clamp_(p, -self.config.losses.clip, self.config.losses.clip)
@@ -80,7 +103,7 @@ class Updates:
     def generator(self, real: Batch) -> None:
         """One update on new noise; gradients go through the discriminator, not into its weights."""
         self.losses["g"] = 0.0
-        self._descend("g", self.g_optimizer, self.g_parameters, [lambda: self._persuade(real)])
+        self._descend("g", self.g_optimizer, self.g_parameters, ["persuade"], real)
         self.g_steps += 1
 
     # ---- losses --------------------------------------------------------------------------------------------------
@@ -89,7 +112,7 @@ class Updates:
         t = labels(len(batch), self.config.losses, real, self.rng["labels"], scores.logits.dtype)
         validity = discriminator_loss(self.config.losses.discriminator, scores.logits, t)
         side = "d_real" if real else "d_fake"
-        self.losses[side] = validity.item()
+        self._noted[side] = validity
         targets = self.gan.real_targets(batch) if real else self.gan.targets(batch.conditions)
         return self._with_estimates(validity, scores, targets, side, "weight_d")
 
@@ -98,7 +121,7 @@ class Updates:
         images = self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions)
         scores = self.gan.discriminate(images, conditions)
         validity = generator_loss(self.config.losses.generator, scores.logits)
-        self.losses["g_adv"] = validity.item()
+        self._noted["g_adv"] = validity
         return self._with_estimates(validity, scores, self.gan.targets(conditions), "g", "weight_g")
 
     def _with_estimates(
@@ -108,32 +131,62 @@ class Updates:
             factor = getattr(auxiliary, weight)
             if factor:
                 part = auxiliary(scores.estimates[name], targets[name])
-                self.losses[f"{prefix}_{name}"] = part.item()
+                self._noted[f"{prefix}_{name}"] = part
                 loss = loss + part * factor
         return loss
 
     def _gradient_penalty(self, real: Batch, fake: Batch) -> Tensor:
         penalty = gradient_penalty(self.gan, real.images, fake.images, real.conditions, self.rng["penalty"])
-        self.losses["penalty"] = penalty.item()
+        self._noted["penalty"] = penalty
         return penalty * self.config.losses.penalty_weight
 
     def _r1(self, real: Batch) -> Tensor:
         penalty = r1_penalty(self.gan, real.images, real.conditions)
-        self.losses["r1"] = penalty.item()
+        self._noted["r1"] = penalty
         return penalty * (self.config.losses.r1 * self.config.losses.r1_interval)
+
+    def _part(self, name: str, real: Batch, fake: Batch | None) -> Tensor:
+        """One of the losses that an update descends."""
+        if name == "real":
+            return self._judge(real, True)
+        if name == "persuade":
+            return self._persuade(real)
+        if name == "r1":
+            return self._r1(real)
+        assert fake is not None
+        return self._judge(fake, False) if name == "fake" else self._gradient_penalty(real, fake)
 
     # ---- descent -------------------------------------------------------------------------------------------------
     def _descend(
-        self, name: str, optimizer: Any, parameters: Sequence[Tensor], parts: Iterable[Callable[[], Tensor]]
+        self, name: str, optimizer: Any, parameters: Sequence[Tensor], parts: Sequence[str], *batches: Batch
     ) -> None:
         """One optimizer step on the sum of the parts, differentiated one after the other: one graph at a time."""
-        gradients: list[Tensor | None] = [None] * len(parameters)
-        for part in parts:
-            loss = part()
+        flat = optimizer.flat_group()
+        buffers = None if flat is None else flat.gradients
+        tensors = [t for b in batches for t in (b.images, *b.conditions.values())]
+
+        def pulled(*tensors: Tensor) -> Any:
+            self._noted = {}
+            real, fake = _batches(tensors, batches)
+            gradients: list[Tensor | None] = [None] * len(parameters)
+            losses = []
+            for part in parts:
+                loss = self._part(part, real, fake)
+                losses.append(loss)
+                for i, g in enumerate(grad(loss, parameters, allow_unused=True)):
+                    gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
+            if buffers is not None and None not in [g if g is None else 0 for g in gradients]:
+                for buffer, found in zip(buffers, gradients, strict=True):
+                    copy_(buffer, found)  # type: ignore[arg-type]
+                gradients = []
+            return losses, gradients, self._noted
+
+        losses, found, noted = self._run((name, *parts), pulled, *tensors)
+        gradients: Any = found or buffers
+        self.losses.update({key: loss.item() for key, loss in noted.items()})
+        for loss in losses:
             self.losses[name] += loss.item()
-            self.check(self.losses)
-            for i, g in enumerate(grad(loss, parameters, allow_unused=True)):
-                gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
+        self.check(self.losses)
         if self.config.max_grad_norm:
             gradients = self._shortened(gradients)
         for p, gradient in zip(parameters, gradients, strict=True):
@@ -141,6 +194,17 @@ class Updates:
         optimizer.step()
         for p in parameters:
             p.grad = None
+
+    def _run(self, key: tuple[str, ...], function: Callable[..., Any], *tensors: Tensor) -> Any:
+        """function(*tensors), by its recorded kernel calls where the recipe allows it; the results are overwritten."""
+        if not (self.config.replay and self.gan.replayable):
+            return function(*tensors)
+        replay = self._replays.get(key)
+        if replay is None:
+            networks = [self.gan.generator, self.gan.discriminator]
+            replay = self._replays[key] = Replay(function, networks, copy_outputs=False, max_bytes=_REPLAYED_BYTES)
+        replay.function = function
+        return replay(*tensors)
 
     def _shortened(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
         norm = math.sqrt(sum(total(g * g).item() for g in gradients if g is not None))

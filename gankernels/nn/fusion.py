@@ -14,7 +14,7 @@ from gankernels.nn.functional import upsample_factors
 from gankernels.nn.linear import Linear
 from gankernels.nn.module import Module
 from gankernels.nn.shape import Upsample
-from gankernels.ops.epilogue import Epilogue
+from gankernels.ops.epilogue import Epilogue, fusion, set_fusion
 
 __all__ = ["fusion", "run_together", "set_fusion"]
 
@@ -25,28 +25,6 @@ _KERNELS_PER_CELL = 64
 
 # What a module does is what its class's forward does: subclasses that define their own are left alone.
 _LINEAR, _CONV, _TRANSPOSED = Linear.forward, Conv3d.forward, ConvTranspose3d.forward
-
-_enabled = True
-
-
-def set_fusion(enabled: bool) -> None:
-    """Let Sequential run neighbours as one operation from now on (the default), or every module by itself.
-
-    Both give the same values and derivatives up to rounding.
-
-    Parameters
-    ----------
-    enabled : bool
-    """
-    global _enabled
-    if not isinstance(enabled, bool):
-        raise TypeError(f"set_fusion: expected True or False, got {enabled!r}")
-    _enabled = enabled
-
-
-def fusion() -> bool:
-    """What was given to set_fusion."""
-    return _enabled
 
 
 def _does(module: Module, forward: Any) -> bool:
@@ -77,7 +55,7 @@ def run_together(modules: list[Module], at: int, x: Any) -> tuple[Tensor, int] |
 
     Upsample and a Conv of stride 1; a Linear, Conv or ConvTranspose, its activation and its dropout; both.
     """
-    if not _enabled or not isinstance(x, Tensor):
+    if not fusion() or not isinstance(x, Tensor):
         return None
     core: Any = modules[at]
     end = at + 1

@@ -73,12 +73,14 @@ from gankernels.ops.pointwise import (
 )
 from gankernels.ops.random import Generator, default_generator, dropout, manual_seed, rand, randn
 from gankernels.ops.reduce import amax, amin, log_softmax, logsumexp, max, mean, min, norm, softmax, std, sum, var
+from gankernels.ops.replay import Replay
 from gankernels.ops.shape import broadcast_to, cat, embed, flatten, pad, permute, reshape, stack, sum_to, transpose
 from gankernels.ops.upsample_conv import unfused_upsample_conv, upsample_conv
 from gankernels.ops.window import avg_pool, max_pool, sum_blocks, upsample_nearest
 
 __all__ = [
     "Generator",
+    "Replay",
     "abs",
     "add",
     "allclose",

@@ -17,9 +17,32 @@ from gankernels.ops.pointwise import gate, leaky_relu
 from gankernels.ops.random import Generator, default_generator, dropout, masked
 from gankernels.ops.shape import sum_to
 
-__all__ = ["Epilogue", "opened"]
+__all__ = ["Epilogue", "fusion", "opened", "set_fusion", "unfused"]
 
 _NO_DRAW = (2**64 - 1, 0)  # seed and counter of an epilogue without dropout
+
+
+_enabled = True
+
+
+def set_fusion(enabled: bool) -> None:
+    """Let Sequential run neighbours as one operation from now on (the default), or every module by itself.
+
+    Both give the same values and derivatives up to rounding.
+
+    Parameters
+    ----------
+    enabled : bool
+    """
+    global _enabled
+    if not isinstance(enabled, bool):
+        raise TypeError(f"set_fusion: expected True or False, got {enabled!r}")
+    _enabled = enabled
+
+
+def fusion() -> bool:
+    """What was given to set_fusion."""
+    return _enabled
 
 
 class Epilogue(NamedTuple):

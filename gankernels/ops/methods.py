@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor, record
-from gankernels.backends import DEVICES, backend_of, get
+from gankernels.backends import DEVICES, backend_of, get, recording
 from gankernels.backends.device_array import DeviceArray
 from gankernels.ops import creation, derived, gather, linalg, pointwise, reduce, shape
 from gankernels.ops.common import axis_index, cast, contiguous, empty_like, is_scalar, to_host
@@ -29,6 +29,7 @@ def _numpy(self: Tensor) -> Any:
     """A NumPy array that shares memory; a tensor that requires a gradient, or is on a device, is not read silently."""
     if self.requires_grad:
         raise RuntimeError("numpy: the tensor requires a gradient; use t.detach().numpy()")
+    recording.forbid("a tensor was read as a NumPy array")
     if type(self.data) is DeviceArray:
         raise TypeError(f"numpy: the tensor is on {self.data.device!r}; use t.cpu().numpy() to copy it to the host")
     return self.data

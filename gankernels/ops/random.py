@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Form, Tensor
-from gankernels.backends import backend_of, get
+from gankernels.backends import backend_of, get, recording
 from gankernels.geometry import is_int
 from gankernels.ops.common import check_float, empty_like, extents
 from gankernels.ops.creation import kept_dtype
@@ -47,6 +47,7 @@ class Generator:
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again from a seed."""
+        recording.forbid("a random stream was given a seed")
         self.__init__(seed)  # type: ignore[misc]
         return self
 
@@ -56,6 +57,7 @@ class Generator:
 
     def restore(self, state: dict[str, int]) -> None:
         """Continue from a state."""
+        recording.forbid("a random stream was restored")
         self.__init__(state["seed"], state["offset"])  # type: ignore[misc]
 
     def spawn(self, index: int) -> Generator:
@@ -67,6 +69,8 @@ class Generator:
         """Reserve counters for so many elements; the block where they begin."""
         start = self.offset
         self.offset += (elements + 1) // 2  # a block holds four float32 or two float64
+        if recording.active is not None:
+            recording.drawn(self, start, self.offset)
         return start
 
     def _filled(self, kernel: str, shape: Any, dtype: Any, device: str | None) -> Tensor:

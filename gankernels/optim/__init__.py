@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules with PyTorch's names."""
 
 from gankernels.optim.algorithms import SGD, Adam, AdamW, RMSprop
+from gankernels.optim.flat import flatten
 from gankernels.optim.optimizer import Optimizer
 from gankernels.optim.schedules import CosineAnnealingLR, ExponentialLR, LambdaLR, LRScheduler, StepLR
 
@@ -15,4 +16,5 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "StepLR",
+    "flatten",
 ]

@@ -7,6 +7,8 @@ from typing import Any
 
 from gankernels.autograd import Tensor
 from gankernels.ops.creation import tensor, zeros_like
+from gankernels.ops.replay import again
+from gankernels.optim.flat import FlatGroup
 
 __all__ = ["Optimizer"]
 
@@ -36,6 +38,7 @@ class Optimizer:
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[dict[str, Any]] = []
+        self._flat: dict[int, FlatGroup] = {}
         given = list(params)
         if not given:
             raise ValueError(f"{name}: there are no parameters to optimize")
@@ -81,14 +84,44 @@ class Optimizer:
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every parameter that has a gradient; returns closure() if one is given, which is called first."""
         result = None if closure is None else closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state.get(p)
-                    if state is None:
-                        state = self.state[p] = {}
-                    self._update(p, p.grad, state, group)
+        given = [(p, p.grad) for p in self.parameters if p.grad is not None]
+
+        def descend() -> None:
+            for p, g in given:
+                p.grad = g
+            for i in range(len(self.param_groups)):
+                self._descend(i)
+
+        again(descend)
         return result
+
+    def _descend(self, i: int) -> None:
+        group = self.param_groups[i]
+        flat = self.flat_group(i)
+        if flat is not None and flat.step(self.state, lambda p, g, state: self._update(p, g, state, group)):
+            return
+        for p in group["params"]:
+            if p.grad is not None:
+                state = self.state.get(p)
+                if state is None:
+                    state = self.state[p] = {}
+                self._update(p, p.grad, state, group)
+
+    def flat_group(self, i: int = 0) -> FlatGroup | None:
+        """The buffers of a group whose parameters were joined by `flatten`; None for others.
+
+        Gradients that are put into its `gradients` need no copy in `step`.
+        """
+        members = self.param_groups[i]["params"]
+        known = self._flat.get(i)
+        if known is not None and known.fits(members):
+            return known
+        found = FlatGroup.of(members)
+        if found is None:
+            self._flat.pop(i, None)
+        else:
+            self._flat[i] = found
+        return found
 
     def _update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not define _update")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from gankernels.ops.replay import again
 from gankernels.optim.optimizer import Optimizer
 
 __all__ = ["CosineAnnealingLR", "ExponentialLR", "LRScheduler", "LambdaLR", "StepLR"]
@@ -35,6 +36,9 @@ class LRScheduler:
 
     def step(self) -> None:
         """Count one epoch and set the learning rates."""
+        again(self._advance)
+
+    def _advance(self) -> None:
         self.last_epoch += 1
         self._set()
 

@@ -1,0 +1,202 @@
+"""Run a function by its kernel calls alone: small networks spend more time in Python than in arithmetic.
+
+The first two calls run the function and record its kernel calls; if the second did the same work on the same arrays as
+the first, later calls run that list without Python (as CUDA graphs do). Whatever cannot be repeated so is noticed and
+runs as before: other kernels, arrays or numbers the second time, arrays filled outside the kernels, values read by
+Python, other shapes, modes or weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from gankernels.autograd import Tensor, is_recording
+from gankernels.backends import backend_of, get
+from gankernels.backends import recording as capture
+from gankernels.ops.conv import conv_algorithm
+from gankernels.ops.epilogue import fusion
+
+__all__ = ["Replay", "again"]
+
+again = capture.again
+
+_MAX_PROGRAMS = 16
+
+
+class Replay:
+    """A function of tensors that is run by its recorded kernel calls from the third call on, with the same results.
+
+    What the function does beside kernels must be the same at every call: it may call networks, losses, `grad`, draw
+    random numbers and step optimizers, but not depend on the time, on counters or on files. Reading a tensor (`item`,
+    `numpy`, `bool`) is noticed and means that the function always runs itself; a Python number that changes later
+    than the second call is not noticed.
+
+    Parameters
+    ----------
+    function : callable
+        function(*tensors) -> Tensor, None, or tuples, lists and dicts of them.
+    modules : iterable of Module
+        Networks that the function uses: when their mode, hooks or parameters' arrays change, the function is
+        recorded anew.
+    copy_outputs : bool
+        False returns the same tensors at every call, overwritten by the next one.
+    max_bytes : int
+        A recording keeps the arrays of its calls; functions that need more memory always run themselves.
+
+    Attributes
+    ----------
+    reason : str or None
+        Why the last call ran the function itself; None if it was replayed.
+
+    Examples
+    --------
+    >>> import gankernels as gk
+    >>> net = gk.nn.Linear(2, 3)
+    >>> step = gk.Replay(lambda x: net(x).detach(), [net])
+    >>> [step(gk.ones(4, 2)).shape for _ in range(3)]
+    [(4, 3), (4, 3), (4, 3)]
+    >>> step.reason is None
+    True
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        modules: Iterable[Any] = (),
+        *,
+        copy_outputs: bool = True,
+        max_bytes: int = 256 << 20,
+    ) -> None:
+        self.function, self.modules = function, list(modules)
+        self.copy_outputs, self.max_bytes = copy_outputs, max_bytes
+        self.reason: str | None = "it has not been called"
+        self._programs: dict[Any, _Program] = {}
+
+    def __call__(self, *inputs: Any) -> Any:
+        for t in inputs:
+            if not isinstance(t, Tensor):
+                raise TypeError(f"Replay: the inputs must be Tensors, got {type(t).__name__}")
+        key = (
+            tuple((t.data.shape, t.data.dtype.char, t.requires_grad) for t in inputs),
+            conv_algorithm(), fusion(), is_recording(),
+        )  # fmt: skip
+        program = self._programs.get(key)
+        if program is None or not program.fits():
+            if capture.active is not None and capture.mine() is not None:
+                return self._itself("it is part of another recording", inputs)
+            if program is None and len(self._programs) >= _MAX_PROGRAMS:
+                return self._itself(
+                    f"it was called with {_MAX_PROGRAMS} other combinations of shapes and modes", inputs
+                )
+            program = self._programs[key] = _Program(self.modules, self.max_bytes, inputs)
+        if program.refusal is not None:
+            return self._itself(program.refusal, inputs)
+        stage = program.stage
+        outputs = program.run(self.function, inputs)
+        self.reason = program.refusal or stage
+        return _copied(outputs) if self.copy_outputs else outputs
+
+    def _itself(self, reason: str, inputs: Sequence[Tensor]) -> Any:
+        self.reason = reason
+        return self.function(*inputs)
+
+
+class _Program:
+    """The recorded calls of one combination of shapes and modes."""
+
+    def __init__(self, modules: list[Any], max_bytes: int, inputs: Sequence[Tensor]) -> None:
+        self.max_bytes = max_bytes
+        self.backend = backend_of(inputs[0].data) if inputs else get()
+        self.first: capture.Capture | None = None
+        self.ready: capture.Capture | None = None
+        self.refusal: str | None = None
+        self.outputs: Any = None
+        if not hasattr(self.backend, "Recording"):
+            self.refusal = f"calls of the backend {self.backend.name!r} cannot be recorded"
+        elif any(t.requires_grad for t in inputs):
+            self.refusal = "an input requires a gradient"
+        else:
+            self.inputs = [Tensor(self.backend.empty(t.shape, t.dtype)) for t in inputs]
+        found = [m for module in modules for m in module.modules()]
+        self._modes = [(m, m.training) for m in found]
+        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        self._arrays = [(t, t.data, t.requires_grad) for t in tensors]
+
+    @property
+    def stage(self) -> str | None:
+        """What the next run is, if not a replay."""
+        if self.ready is not None:
+            return None
+        return "it is being recorded" if self.first is None else "it is being recorded a second time"
+
+    def fits(self) -> bool:
+        """Modes, hooks, arrays and seeds are those of the recording."""
+        for m, training in self._modes:
+            if m.training is not training or m._before or m._after:
+                return False
+        for t, array, wanted in self._arrays:
+            if t.data is not array or t.requires_grad is not wanted:
+                return False
+        return self.ready is None or all(s.seed == seed for s, seed, _, _ in self.ready.streams())
+
+    def run(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        for own, given in zip(self.inputs, inputs, strict=True):
+            self.backend.copy(given.data, own.data)
+        if self.ready is None:
+            return self._record(function)
+        shifts = []
+        for stream, seed, first, after in self.ready.streams():
+            shifts.append((seed, (stream.offset - first) % 2**64))
+            stream.offset += after - first
+        begin, recording = 0, self.ready.recording
+        for end, step in self.ready.steps:
+            recording.run(begin, end, shifts)
+            step()
+            begin = end
+        recording.run(begin, len(recording), shifts)
+        return self.outputs
+
+    def _record(self, function: Callable[..., Any]) -> Any:
+        this = capture.Capture(self.backend.Recording())
+        with capture.capturing(this):
+            outputs = function(*(Tensor(t.data) for t in self.inputs))
+        self.refusal = this.problem or self._not_computed(outputs, this.recording) or self._too_large(this.recording)
+        if self.refusal is None and self.first is not None:
+            self.refusal = self.first.difference(this)
+            self.ready, self.outputs = this, outputs
+        self.first = None if self.ready is not None or self.refusal is not None else this
+        return outputs
+
+    def _not_computed(self, outputs: Any, recording: Any) -> str | None:
+        for t in _tensors(outputs):
+            if not recording.computed(t.data) and not any(t.data is own.data for own in self.inputs):
+                return f"an output of shape {t.shape} was not computed by a kernel"
+        return None
+
+    def _too_large(self, recording: Any) -> str | None:
+        size = recording.bytes()
+        if size <= self.max_bytes:
+            return None
+        return f"its arrays take {size >> 20} MiB, more than max_bytes={self.max_bytes}; Python's part is small then"
+
+
+def _tensors(outputs: Any) -> Iterable[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, (tuple, list)):
+        for part in outputs:
+            yield from _tensors(part)
+    elif isinstance(outputs, dict):
+        for part in outputs.values():
+            yield from _tensors(part)
+    elif outputs is not None:
+        raise TypeError(f"Replay: the function returned {type(outputs).__name__}; expected tensors in tuples or dicts")
+
+
+def _copied(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return Tensor(outputs.data.copy())
+    if isinstance(outputs, (tuple, list)):
+        return type(outputs)(map(_copied, outputs))
+    return {name: _copied(part) for name, part in outputs.items()} if isinstance(outputs, dict) else outputs

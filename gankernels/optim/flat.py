@@ -1,0 +1,158 @@
+"""Parameters of a network in one buffer, so that an optimizer step is one kernel over it and not one per parameter.
+
+`flatten` moves the values; the parameters become views, in their order, each aligned to a cache line. An optimizer
+notices such a group by itself, keeps its state in buffers of the same layout, and gives views of them as the
+parameters' states: state_dict, load_state_dict and moving averages see what they always see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gankernels.autograd import Tensor
+from gankernels.backends import backend_of
+from gankernels.ops.creation import zeros_like
+from gankernels.ops.update import copy_
+
+__all__ = ["FlatGroup", "flatten"]
+
+_ALIGNED = 16  # elements: a cache line of float32
+
+
+def _offsets(sizes: Sequence[int]) -> list[int]:
+    """Where each array begins, and the end."""
+    found = [0]
+    for n in sizes:
+        found.append(found[-1] + -(-n // _ALIGNED) * _ALIGNED)
+    return found
+
+
+def _views(buffer: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    starts = _offsets([prod(s) for s in shapes])
+    return [buffer[at : at + prod(s)].reshape(s) for at, s in zip(starts, shapes, strict=False)]
+
+
+def flatten(parameters: Iterable[Tensor]) -> None:
+    """Move parameters into one buffer per call, as views of it in the given order; their values do not change.
+
+    NumPy views of the old arrays and state_dicts taken before do not follow. Parameters on a device, or of several
+    dtypes, stay where they are.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+        Each once.
+    """
+    group = list(parameters)
+    if len({p.dtype for p in group}) != 1 or not all(isinstance(p.data, np.ndarray) for p in group):
+        return
+    backend = backend_of(group[0].data)
+    shapes = [p.shape for p in group]
+    buffer = backend.full((_offsets([prod(s) for s in shapes])[-1],), 0.0, group[0].dtype)
+    for p, view in zip(group, _views(buffer, shapes), strict=True):
+        backend.copy(p.data, view)
+        p.data = view
+        p.version += 1
+
+
+def _shared_buffer(group: Sequence[Tensor]) -> Any:
+    """The buffer whose views the parameters are, in order and without others between them; None if there is none."""
+    arrays = [p.data for p in group]
+    buffer = arrays[0].base if isinstance(arrays[0], np.ndarray) else None
+    if not isinstance(buffer, np.ndarray) or buffer.ndim != 1 or len(arrays) < 2:
+        return None
+    starts = _offsets([a.size for a in arrays])
+    if buffer.size != starts[-1]:
+        return None
+    first = buffer.ctypes.data
+    fits = (
+        a.base is buffer and a.flags.c_contiguous and a.ctypes.data == first + at * buffer.itemsize
+        for a, at in zip(arrays, starts, strict=False)
+    )
+    return buffer if all(fits) else None
+
+
+class FlatGroup:
+    """The parameters of a group that share a buffer, their gradients and states in buffers of the same layout."""
+
+    def __init__(self, group: Sequence[Tensor], buffer: Any) -> None:
+        self.parameters = list(group)
+        self.arrays = [p.data for p in group]
+        self.shapes = [p.shape for p in group]
+        self.buffer = Tensor(buffer)
+        self.gradient = zeros_like(self.buffer)
+        self.gradients = [Tensor(v) for v in _views(self.gradient.data, self.shapes)]
+        self._state: dict[str, Any] = {}
+        self._states: list[dict[str, Any]] = []
+
+    @staticmethod
+    def of(group: Sequence[Tensor]) -> FlatGroup | None:
+        """The group's, or None if its parameters do not share a buffer."""
+        buffer = _shared_buffer(group)
+        return None if buffer is None else FlatGroup(group, buffer)
+
+    def fits(self, group: Sequence[Tensor]) -> bool:
+        """These are the parameters, still in the buffer."""
+        return len(group) == len(self.parameters) and all(
+            p is own and p.data is array for p, own, array in zip(group, self.parameters, self.arrays, strict=True)
+        )
+
+    def step(
+        self, states: dict[Tensor, dict[str, Any]], update: Callable[[Tensor, Tensor, dict[str, Any]], None]
+    ) -> bool:
+        """Update all parameters at once; False, and nothing done, if their states differ or a gradient is missing."""
+        if any(p.grad is None for p in self.parameters) or not self._adopt(states):
+            return False
+        for p, own in zip(self.parameters, self.gradients, strict=True):
+            if p.grad is not None and p.grad.data is not own.data:
+                copy_(own, p.grad)
+        update(self.buffer, self.gradient, self._state)
+        for p in self.parameters:
+            p.version += 1
+        if self._states and self._states[0].keys() == self._state.keys():
+            for key, value in self._state.items():
+                if not isinstance(value, Tensor):
+                    for state in self._states:
+                        state[key] = value
+        else:
+            self._share(states)
+        return True
+
+    def _share(self, states: dict[Tensor, dict[str, Any]]) -> None:
+        """Give every parameter its part of the state, as views."""
+        self._states = [{} for _ in self.parameters]
+        for key, value in self._state.items():
+            several = isinstance(value, Tensor)
+            parts = [Tensor(v) for v in _views(value.data, self.shapes)] if several else [value] * len(self.shapes)
+            for state, part in zip(self._states, parts, strict=True):
+                state[key] = part
+        for p, state in zip(self.parameters, self._states, strict=True):
+            states[p] = state
+
+    def _adopt(self, states: dict[Tensor, dict[str, Any]]) -> bool:
+        """Take over states that are not the ones shared last (of single steps, or loaded), if they go together."""
+        found = [states.get(p) for p in self.parameters]
+        if len(self._states) == len(found) and all(a is b for a, b in zip(found, self._states, strict=True)):
+            counts = [(key, value) for key, value in self._state.items() if not isinstance(value, Tensor)]
+            if all(s[key] == value for s in self._states for key, value in counts):
+                return True
+        if all(not s for s in found):
+            self._state, self._states = {}, []
+            return True
+        first = found[0] or {}
+        numbers = {key: value for key, value in first.items() if not isinstance(value, Tensor)}
+        for s in found:
+            if s is None or s.keys() != first.keys() or any(s[key] != value for key, value in numbers.items()):
+                return False
+        self._state = dict(numbers)
+        for key in first.keys() - numbers.keys():
+            joined = zeros_like(self.buffer)
+            for s, view in zip(found, _views(joined.data, self.shapes), strict=True):
+                copy_(Tensor(view), s[key])  # type: ignore[index]
+            self._state[key] = joined
+        self._share(states)
+        return True
