@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gankernels.backends import opcodes
+from gankernels.backends import opcodes, philox
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, CSRC = ROOT / "gankernels", ROOT / "csrc"
@@ -188,6 +188,9 @@ def test_every_backend_has_every_kernel(path: Path) -> None:
     }
     names |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
+    for node in tree.body:  # a package may load its families of functions when they are asked for
+        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["FAMILIES"]:
+            names |= {function for functions in ast.literal_eval(node.value).values() for function in functions.split()}
     assert _declared_kernels() <= names
 
 
@@ -210,6 +213,15 @@ def test_convolution_algorithms_have_the_same_numbers_in_python_and_cpp() -> Non
     names = [entry.split("=")[0].strip() for entry in definition.group(1).split(",") if entry.strip()]
     # "auto" is a keyword of C++
     assert {name.replace("automatic", "auto"): i for i, name in enumerate(names)} == opcodes.CONV_ALGORITHMS
+
+
+def test_the_constants_of_philox_are_the_same_in_python_and_cpp() -> None:
+    code = (CSRC / "cpu" / "isa" / "random.inl").read_text()
+    numbers = {int(n, 16) for n in re.findall(r"\b0x([0-9A-Fa-f]{8})u\b", code)}
+    assert set(philox.MULTIPLIERS + philox.KEY_STEPS) <= numbers
+    assert re.search(rf"round < {philox.ROUNDS}\b", code)
+    assert float(re.search(r"([0-9.]+e-8)f", code)[1]) == 2.0**-philox.FLOAT_BITS  # type: ignore[index]
+    assert float(re.search(r"([0-9.]+e-16)\b", code)[1]) == 2.0**-philox.DOUBLE_BITS  # type: ignore[index]
 
 
 # ---- reading size --------------------------------------------------------------------------------------------------

@@ -1,0 +1,43 @@
+"""The Numba backend for CUDA: the kernels of csrc/core/kernels.inc compiled just in time, where there is a driver but
+no compiled module (no nvcc, or a GPU that the compiled module does not cover).
+
+Importing this package imports nothing else: a family of kernels is loaded when its first name is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from gankernels.backends.cuda_numba.available import why_not
+
+__all__ = ["FAMILIES", "name", "why_not"]
+
+name = "cuda"
+
+#: Module of this package -> the backend functions that it holds.
+FAMILIES = {
+    "conv": "conv conv_transpose conv_weight",
+    "upsample": "upsample_conv upsample_conv_transpose upsample_conv_weight upsample_nearest sum_blocks",
+    "local_conv": "local_conv local_conv_transpose local_conv_weight",
+    "columns": "im2col col2im",
+    "matmul": "matmul",
+    "window": "max_window average_window spread_window gather_window scatter_window",
+    "pointwise": "unary binary compare gate select copy fill",
+    "epilogue": "epilogue epilogue_backward",
+    "reduce": "sum softmax log_softmax",
+    "norm": "channel_moments channel_affine batch_norm_backward",
+    "rows": "gather_rows scatter_rows",
+    "random": "random_uniform random_normal dropout",
+    "optim": "sgd_step adam_step rmsprop_step lerp",
+    "arrays": "empty full cast contiguous from_host to_host synchronize memory_stats empty_cache",
+}
+_HOME = {function: family for family, functions in FAMILIES.items() for function in functions.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found

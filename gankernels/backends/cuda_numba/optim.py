@@ -1,0 +1,127 @@
+"""Optimizer steps: hyper-parameters are folded in double once, then one pass over the parameters; formulas and their
+order as csrc/cpu/isa/optim.inl (torch.optim's). A state of size 0 is one that the variant does not use.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import sqrt as host_sqrt
+from typing import Any
+
+from gankernels.backends.cuda_numba.arrays import flats
+from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type
+from gankernels.backends.cuda_numba.shim import cuda, jit, sqrt
+from gankernels.backends.device_array import DeviceArray
+
+__all__ = ["adam_step", "lerp", "rmsprop_step", "sgd_step"]
+
+
+def _run(kernel: Any, arrays: tuple[DeviceArray, ...], *factors: float) -> None:
+    memory, n = flats(*arrays), arrays[0].size
+    if n:
+        launch(kernel, *elements(n), *memory, n, tuple(map(float, factors)))
+
+
+@lru_cache(maxsize=16)
+def _sgd_kernel(T: Any, has_momentum: bool, is_nesterov: bool, is_first: bool) -> Any:
+    def sgd_kernel(p: Any, g: Any, buffer: Any, n: int, f: Any) -> None:
+        """f: lr, momentum, 1 - dampening, weight_decay."""
+        lr, momentum, keep, decay = T(f[0]), T(f[1]), T(f[2]), T(f[3])
+        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+            d = g[i] + decay * p[i]
+            if has_momentum:
+                b = keep * d
+                if not is_first:  # whatever the buffer held does not count in the first step, not even NaN
+                    b = momentum * buffer[i] + b
+                buffer[i] = b
+                d = d + momentum * b if is_nesterov else b
+            p[i] -= lr * d
+
+    return jit(sgd_kernel)
+
+
+def sgd_step(
+    p: DeviceArray, g: DeviceArray, momentum_buffer: DeviceArray, lr: float, momentum: float, dampening: float,
+    weight_decay: float, nesterov: bool, step: int,
+) -> None:  # fmt: skip
+    """One step of torch.optim.SGD; `step` counts from 1."""
+    first = step <= 1
+    kernel = _sgd_kernel(scalar_type(p), momentum_buffer.size > 0, bool(nesterov), first)
+    _run(kernel, (p, g, momentum_buffer), lr, momentum, 1.0 if first else 1.0 - dampening, weight_decay)
+
+
+@lru_cache(maxsize=2)
+def _adam_kernel(T: Any) -> Any:
+    def adam_kernel(p: Any, g: Any, m: Any, v: Any, n: int, f: Any) -> None:
+        """f: decay, weight_decay, 1 - beta1, beta2, 1 - beta2, step size, scale of the root, eps."""
+        decay, weight_decay, new1, beta2, new2 = T(f[0]), T(f[1]), T(f[2]), T(f[3]), T(f[4])
+        step, root_scale, eps = T(f[5]), T(f[6]), T(f[7])
+        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+            q = p[i] * decay
+            d = g[i] + weight_decay * q
+            first = m[i] + (d - m[i]) * new1
+            second = v[i] * beta2 + new2 * (d * d)
+            m[i] = first
+            v[i] = second
+            p[i] = q - step * (first / (sqrt(second) / root_scale + eps))
+
+    return jit(adam_kernel)
+
+
+def adam_step(
+    p: DeviceArray, g: DeviceArray, exp_avg: DeviceArray, exp_avg_sq: DeviceArray, lr: float, beta1: float,
+    beta2: float, eps: float, weight_decay: float, decoupled: bool, step: int,
+) -> None:  # fmt: skip
+    """One step of torch.optim.Adam (decoupled: AdamW); `step` counts from 1."""
+    decay, coupled = (1.0 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
+    step_size, root_scale = lr / (1.0 - beta1**step), host_sqrt(1.0 - beta2**step)
+    factors = (decay, coupled, 1.0 - beta1, beta2, 1.0 - beta2, step_size, root_scale, eps)
+    _run(_adam_kernel(scalar_type(p)), (p, g, exp_avg, exp_avg_sq), *factors)
+
+
+@lru_cache(maxsize=8)
+def _rmsprop_kernel(T: Any, has_momentum: bool, is_centered: bool) -> Any:
+    def rmsprop_kernel(p: Any, g: Any, v: Any, buffer: Any, grad_avg: Any, n: int, f: Any) -> None:
+        """f: lr, alpha, 1 - alpha, eps, weight_decay, momentum."""
+        lr, alpha, fresh, eps, decay, momentum = T(f[0]), T(f[1]), T(f[2]), T(f[3]), T(f[4]), T(f[5])
+        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+            d = g[i] + decay * p[i]
+            second = alpha * v[i] + fresh * (d * d)
+            v[i] = second
+            if is_centered:
+                average = grad_avg[i] + (d - grad_avg[i]) * fresh
+                grad_avg[i] = average
+                second = second - average * average
+            update = d / (sqrt(second) + eps)
+            if has_momentum:
+                update = momentum * buffer[i] + update
+                buffer[i] = update
+            p[i] -= lr * update
+
+    return jit(rmsprop_kernel)
+
+
+def rmsprop_step(
+    p: DeviceArray, g: DeviceArray, square_avg: DeviceArray, momentum_buffer: DeviceArray, grad_avg: DeviceArray,
+    lr: float, alpha: float, eps: float, weight_decay: float, momentum: float, centered: bool,
+) -> None:  # fmt: skip
+    """One step of torch.optim.RMSprop."""
+    has_momentum = momentum > 0.0 and momentum_buffer.size > 0
+    kernel = _rmsprop_kernel(scalar_type(p), has_momentum, bool(centered) and grad_avg.size > 0)
+    arrays = (p, g, square_avg, momentum_buffer, grad_avg)
+    _run(kernel, arrays, lr, alpha, 1.0 - alpha, eps, weight_decay, momentum)
+
+
+@lru_cache(maxsize=4)
+def _lerp_kernel(T: Any, is_near: bool) -> Any:
+    def lerp_kernel(a: Any, b: Any, n: int, f: Any) -> None:
+        t = T(f[0])
+        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+            a[i] = a[i] + (b[i] - a[i]) * t if is_near else b[i] - (b[i] - a[i]) * t
+
+    return jit(lerp_kernel)
+
+
+def lerp(a: DeviceArray, b: DeviceArray, t: float) -> None:
+    """a += (b - a)*t, from the nearer end, so that t = 0 and t = 1 are exact."""
+    _run(_lerp_kernel(scalar_type(a), t < 0.5), (a, b), t if t < 0.5 else 1.0 - t)
