@@ -1,4 +1,4 @@
-"""Do both sides compute the same? Asked before anything is timed; a wrong answer ends the run.
+"""Do both sides compute the same? Asked before anything is timed.
 
 The bounds hold for norms of whole layers. Two float32 computations of a chain of `depth` layers whose longest sum has K
 terms differ by about 2 depth sqrt(K) u, u = 2^-24. A step adds activations within that of zero that take the other side

@@ -7,7 +7,8 @@
     python -m benchmarks --table                           # the README's table from the last written JSON
 
 A measurement is a row: ours and every rival by turns in one process, medians and quartiles, after their answers were
-compared. What does not fit into --minutes is left out from the end of the plan and named.
+compared; a wrong answer is not timed, is named, and makes the exit code 1. What does not fit into --minutes is left out
+from the end of the plan and named.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def measure(bench: Any, task: Task, options: argparse.Namespace) -> list[dict[st
 def run(options: argparse.Namespace, arguments: list[str], say: Callable[[str], None]) -> dict[str, Any]:
     """Measure and return the result."""
     import gankernels as gk
-    from benchmarks import machine, parts, report
+    from benchmarks import answers, machine, parts, report
 
     gk.set_conv_algorithm(options.conv_algorithm)
     threads = max(options.threads or [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2])
@@ -120,6 +121,7 @@ def run(options: argparse.Namespace, arguments: list[str], say: Callable[[str], 
     say(f"{described['processor']} ({described['isa']}), PyTorch {described['torch']}, commit {described['commit']}")
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
+    wrong: list[str] = []
     start = time.monotonic()
     for task in chosen(options, min(threads, 2) if not options.threads else threads):
         named = f"{task.part} {task.workload} {task.dtype}, {task.threads} thread(s), batch {task.batch}"
@@ -128,7 +130,12 @@ def run(options: argparse.Namespace, arguments: list[str], say: Callable[[str], 
             continue
         known = set(bench.roofs)
         began = time.monotonic()
-        found = measure(bench, task, options)
+        try:
+            found = measure(bench, task, options)
+        except answers.WrongAnswer as error:
+            wrong.append(f"{named}: {error}")
+            say(f"WRONG ANSWER, not timed: {wrong[-1]}")
+            continue
         for k in bench.roofs.keys() - known:
             say(f"roof with {k} thread(s): " + ", ".join(f"{name} {v:.0f}" for name, v in bench.roofs[k].items()))
         for row in found:
@@ -138,7 +145,7 @@ def run(options: argparse.Namespace, arguments: list[str], say: Callable[[str], 
     for name in skipped:
         say(f"left out after {minutes:g} minutes: {name}")
     roofs = {str(k): v for k, v in bench.roofs.items()}
-    return {"machine": {**described, "roofs": roofs}, "rows": rows, "skipped": skipped,
+    return {"machine": {**described, "roofs": roofs}, "rows": rows, "skipped": skipped, "wrong": wrong,
             "minutes": (time.monotonic() - start) / 60.0}  # fmt: skip
 
 
@@ -220,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
               "pip install torch --index-url https://download.pytorch.org/whl/cpu", file=sys.stderr)  # fmt: skip
         return 1
     if options.memory_of:
-        from benchmarks.parts import memory_of
+        from benchmarks.memory import memory_of
 
         name, side, batch = options.memory_of.split(":")
         print(json.dumps(memory_of(name, side, int(batch))))
@@ -233,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
         _draw(result, path)
     print()
     print(report.table(result))
-    return 0
+    return 1 if result["wrong"] else 0
 
 
 def _draw(result: dict[str, Any], path: Path) -> None:
@@ -244,5 +251,8 @@ def _draw(result: dict[str, Any], path: Path) -> None:
     except ImportError:
         print("no pictures without matplotlib; run: pip install matplotlib", file=sys.stderr)
         return
-    report.picture(result, path.with_suffix(".png"))
-    report.growth_picture(result, path.with_name(f"{path.stem}-growth.png"))
+    measured = {r["part"] for r in result["rows"] if r["part"] == "growth" or r["ratio"]}
+    if measured & {"step", "generate"}:
+        report.picture(result, path.with_suffix(".png"))
+    if "growth" in measured:
+        report.growth_picture(result, path.with_name(f"{path.stem}-growth.png"))

@@ -120,7 +120,8 @@ def all_units(gan: Any, real: Any) -> tuple[list[Unit], list[Unit]]:
     for network in networks:
         network.eval()  # statistics stay as they are
     with gk.no_grad():
-        gan.discriminate(gan.generate(gan.noise(2, gk.Generator(1)), few), few)
+        n = len(next(iter(few.values())))
+        gan.discriminate(gan.generate(gan.noise(n, gk.Generator(1)), few), few)
     for handle in handles:
         handle.remove()
     return units(gan.generator, "generator", made[0]), units(gan.discriminator, "discriminator", made[1])

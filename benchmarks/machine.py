@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +90,3 @@ def roof(threads: int) -> dict[str, float]:
     seconds = min(clock(lambda: target.copy_(source)) for _ in range(5))
     found["copy_gb_per_s"] = 2 * 4 * COPIED / seconds * 1e-9
     return found
-
-
-def peak_memory_mb() -> float:
-    """The largest resident memory of this process so far."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 1024)

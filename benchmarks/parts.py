@@ -29,6 +29,7 @@ from gankernels import nn
 
 Row = dict[str, Any]
 CHECKED = 16  # events in a step whose answer is compared
+COMPARED = 64  # generated events that are compared
 LARGEST_FOR_ALL = 16  # above this batch, 3-D steps are timed against the fastest rival of that batch only
 NO_BF16 = "not available: this version has no bfloat16"
 
@@ -206,16 +207,16 @@ def generation(bench: Bench, name: str, dtype: str, threads: int, batch: int) ->
     else:
         rng, drawn = gk.Generator(SEED), gan.noise
         contenders["ours"] = _cast(lambda: gan.sample(real.conditions, rng), dtype)
-        fix_noise(gan, noise[:64].repeat(-(-batch // 64), 0) if batch > 64 else noise)
-        few = {k: v[: min(batch, 64)] for k, v in real.conditions.items()}
+        fix_noise(gan, noise)
+        few = {k: v[: min(batch, COMPARED)] for k, v in real.conditions.items()}
         ours = _cast(lambda: gan.sample(few, rng), dtype)().numpy()
         gan.noise = drawn
     for label, made in rivals.items():
-        made.fixed = torch.from_numpy(noise[: min(batch, 64)])
-        kept, made.conditions = made.conditions, {k: v[:64] for k, v in made.conditions.items()}
+        made.fixed = torch.from_numpy(noise)
+        kept, made.conditions = made.conditions, {k: v[:COMPARED] for k, v in made.conditions.items()}
         try:
             run = _onnx(made, threads) if label == "onnxruntime" else made.sample
-            want = np.asarray(run())
+            want = torch.as_tensor(run()).float().numpy()
         except ImportError as missing:
             note = f"{note} {missing}; run: pip install onnx onnxruntime".strip()
             continue
@@ -288,28 +289,12 @@ def _layer_row(
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
-def memory_of(name: str, side: str, batch: int) -> dict[str, float]:
-    """Peak resident memory (MB) of this process before and after two steps; runs in a process of its own."""
-    w = WORKLOADS[name]
-    gan = w.gan(True)
-    real = w.real(gan, batch)
-    step: Run
-    if side == "ours":
-        step = our_step(gan, w.config, real)
-    else:
-        step = _rival(w, side, gan, real, "float32").step
-    before = machine.peak_memory_mb()
-    step()
-    step()
-    return {"before_mb": before, "peak_mb": machine.peak_memory_mb()}
-
-
 def memory(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> list[Row]:
     """Peak memory that two training steps add to a process that holds the networks and a batch."""
     bench.use(threads)
     found: dict[str, dict[str, float]] = {}
     environment = os.environ | {"GANKERNELS_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    for side in ("ours", "eager" if WORKLOADS[name].rank == 0 else "channels_last"):
+    for side in ("ours", "contiguous" if WORKLOADS[name].rank == 0 else "channels_last"):
         command = [sys.executable, "-m", "benchmarks", "--memory-of", f"{name}:{side}:{batch}"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=machine.ROOT, env=environment)
         if done.returncode:
@@ -318,7 +303,7 @@ def memory(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> lis
     row = bench.row("memory", name, dtype, threads, batch, {}, memory=found)
     added = {side: m["peak_mb"] - m["before_mb"] for side, m in found.items()}
     ours = added.pop("ours")
-    return [row | {"added_mb": {"ours": ours, **added}, "ratio": min(added.values()) / max(ours, 1e-9)}]
+    return [row | {"added_mb": {"ours": ours, **added}, "ratio": min(added.values()) / max(ours, 1.0)}]
 
 
 # ---- growth ----------------------------------------------------------------------------------------------------------

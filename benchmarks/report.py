@@ -18,7 +18,7 @@ PARTS = ("step", "generate", "layers", "memory", "growth")
 
 def check(result: Result) -> None:
     """Raise ValueError unless the result has the schema that the table and the pictures read."""
-    missing = [k for k in ("machine", "rows", "skipped") if k not in result]
+    missing = [k for k in ("machine", "rows", "skipped", "wrong") if k not in result]
     missing += [f"machine.{k}" for k in MACHINE if k not in result.get("machine", {})]
     if missing:
         raise ValueError(f"benchmark result: {', '.join(missing)} missing")
@@ -64,7 +64,8 @@ def line(row: Row) -> str:
     head = f"{row['part']:8} {name:14} {row['dtype']:8} {row['threads']} thr  batch {row['batch']:4}  "
     if row["part"] == "memory":
         added = ", ".join(f"{side} {mb:.0f} MB" for side, mb in row["added_mb"].items())
-        return f"{head}a step adds {added}"
+        peak = ", ".join(f"{side} {m['peak_mb']:.0f} MB" for side, m in row["memory"].items())
+        return f"{head}a step adds {added}; peak of the process: {peak}"
     if row["part"] == "growth":
         per = f"{row['ns_per_cell']:.0f} ns/cell" if "ns_per_cell" in row else f"{row['us_per_event']:.0f} us/event"
         cells = f", {round(row['cells'] ** (1 / 3))}^3" if "cells" in row else ""

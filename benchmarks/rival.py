@@ -255,7 +255,7 @@ class Rival:
 
     def pieces(self) -> Iterator[dict[str, torch.Tensor]]:
         """The conditions in pieces that are generated at a time."""
-        n = len(self.real)
+        n = len(next(iter(self.conditions.values())))
         for at in range(0, n, GENERATION_CHUNK):
             yield {k: v[at : at + GENERATION_CHUNK] for k, v in self.conditions.items()}
 
@@ -292,7 +292,7 @@ class OnnxGenerator:
         import onnxruntime as ort
 
         self.rival = rival
-        z = _latent(rival.name, rival.noise(2), {k: v[:2].repeat(2)[:2] for k, v in rival.conditions.items()})
+        z = _latent(rival.name, torch.randn(2, rival.latent), {k: v[:1].repeat(2) for k, v in rival.conditions.items()})
         file = io.BytesIO()
         rival.generator.eval()
         with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,8 +58,15 @@ def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -
     into the budget, at least 2 together with it, and drops what is much slower than the fastest other contender;
     "ours", the first contender, always stays.
     """
-    names = list(contenders)
-    first = {name: clock(contenders[name]) for name in names}
+    first: dict[str, float] = {}
+    for name, run in contenders.items():
+        try:
+            first[name] = clock(run)
+        except Exception as error:  # a rival that cannot run the workload is no rival: say so, and go on
+            if name == "ours":
+                raise
+            print(f"{name} failed: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
+    names = list(first)
     # a call of seconds does not become faster by its repetition, except for what is compiled in the first one
     probe = {name: t if t > 2.0 and "compile" not in name else clock(contenders[name]) for name, t in first.items()}
     calls = {name: max(1, round(CALL_S / max(t, 1e-7))) for name, t in probe.items()}
