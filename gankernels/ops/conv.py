@@ -48,6 +48,10 @@ def set_conv_algorithm(name: str) -> None:
         "im2col": explicit columns and a matrix product, the plain reference.
         "fft": products of spectra, channels of images in the vector lanes.
         "fast": "fft" where it is predicted to be faster (many taps, enough channels), else "direct".
+        "tf32", "bf16": on a GPU, float32 factors rounded to 11 or 8 bits and summed in float32 on tensor cores, with
+        relative errors near 1e-3 and 8e-3 of the products; the CPU computes "direct".
+
+    On a GPU "auto", "fast", "fft", "direct" and "channels" are plain float32 arithmetic.
 
     Notes
     -----

@@ -1,0 +1,97 @@
+// Which path a convolution takes: the one place that chooses.
+// float32 takes the direct path where that covers the geometry with its lanes full, else products, with taps folded
+// where outputs are few; float64 takes products. By name:
+//   direct       the direct path wherever it covers the geometry, else as above
+//   im2col       columns in memory and a product: the reference, and the way for cells beyond 32 bits
+//   tf32, bf16   products on tensor cores: float32 factors rounded to 11 or 8 bits, sums in float32
+// The other names of core/geometry.hpp are ways of the CPU. Nothing but tf32 and bf16 changes the precision.
+#include "conv_paths.hpp"
+#include "kernels.hpp"
+
+namespace gk::cuda {
+namespace {
+
+// Up to these many outputs, taps along w go beside them: see conv_folded.cu.
+constexpr int64_t kFoldOutputs = 16;
+
+template <class T>
+Precision precision_of(ConvAlgorithm a) {
+  if (sizeof(T) != sizeof(float)) return Precision::fma;
+  if (a == ConvAlgorithm::tf32) return Precision::tf32;
+  return a == ConvAlgorithm::bf16 ? Precision::bf16 : Precision::fma;
+}
+
+bool is_empty(const ConvGeometry& g) { return g.batch * g.in_channels * g.x_volume() * g.y_volume() == 0; }
+
+bool through_columns(ConvAlgorithm a, const ConvGeometry& g) {
+  return !is_empty(g) && (a == ConvAlgorithm::im2col || !fits_cells(g));
+}
+
+// A few outputs would leave most of the direct path's eight idle; without a run of taps no window slides.
+bool slides(ConvAlgorithm a, int64_t outputs, const ConvGeometry& g) {
+  if (is_empty(g) || a == ConvAlgorithm::tf32 || a == ConvAlgorithm::bf16) return false;
+  return a == ConvAlgorithm::direct || (outputs > 2 && g.kernel[2] > 1 && g.taps() >= 8);
+}
+
+template <class T>
+bool folds(int64_t outputs, const ConvGeometry& g) {
+  return sizeof(T) == sizeof(float) && !is_empty(g) && g.kernel[2] > 1 && outputs <= kFoldOutputs;
+}
+
+// Folding makes m shorter and n longer; a tile is 128 lines of m, and fetching a line costs about 16 multiply-adds.
+bool folds_weight(const ConvGeometry& g) {
+  if (is_empty(g) || g.stride[2] != 1 || g.kernel[2] == 1) return false;
+  const auto cost = [](int64_t m, int64_t n) { return (m + 127) / 128 * ((n + 7) / 8 * 8 + 16); };
+  const int64_t m = g.in_channels / g.groups * g.taps(), n = g.out_channels / g.groups;
+  return cost(m / g.kernel[2], n * g.kernel[2]) < cost(m, n);
+}
+
+}  // namespace
+
+template <class T>
+void conv(View<const T> x_any, View<const T> w_any, View<T> y_any, const ConvGeometry& g, ConvAlgorithm a) {
+  const View<const T> x = x_any.volume(), w = w_any.volume();
+  const View<T> y = y_any.volume();
+  const Precision p = precision_of<T>(a);
+  const int64_t outputs = g.out_channels / g.groups;
+  if (y.size() == 0) return;
+  if (through_columns(a, g)) return conv_im2col(x, w, y, g);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (slides(a, outputs, g) && conv_direct(x, w, y, g)) return;
+  if (folds<T>(outputs, g)) return conv_folded(x, w, y, g, p);
+  run_gemm(conv_product(x, w, y, g), p);
+}
+
+template <class T>
+void conv_transpose(View<const T> y_any, View<const T> w_any, View<T> x_any, const ConvGeometry& g, ConvAlgorithm a) {
+  const View<const T> y = y_any.volume(), w = w_any.volume();
+  const View<T> x = x_any.volume();
+  const Precision p = precision_of<T>(a);
+  const int64_t outputs = g.in_channels / g.groups;
+  if (x.size() == 0) return;
+  if (through_columns(a, g)) return conv_transpose_im2col(y, w, x, g);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (slides(a, outputs, g) && conv_transpose_direct(y, w, x, g)) return;
+  if (folds<T>(outputs, g)) return conv_transpose_folded(y, w, x, g, p);
+  run_gemm(conv_transpose_product(y, w, x, g), p);
+}
+
+template <class T>
+void conv_weight(View<const T> x_any, View<const T> y_any, View<T> w_any, const ConvGeometry& g, ConvAlgorithm a) {
+  const View<const T> x = x_any.volume(), y = y_any.volume();
+  const View<T> w = w_any.volume();
+  const Precision p = precision_of<T>(a);
+  if (w.size() == 0) return;
+  if (through_columns(a, g)) return conv_weight_im2col(x, y, w, g);
+  if (folds_weight(g)) return conv_weight_folded(x, y, w, g, p);
+  run_gemm(conv_weight_product(x, y, w, g), p);
+}
+
+#define GK_INSTANTIATE(T)                                                                                     \
+  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);           \
+  template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm); \
+  template void conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+
+}  // namespace gk::cuda

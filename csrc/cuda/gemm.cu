@@ -1,0 +1,308 @@
+// The product of gemm.hpp. A block owns a tile of c and walks along k in slices of 16; while it multiplies one slice
+// the next ones are on their way by asynchronous copies, element by element because lines and taps lie anywhere
+// (16 elements a thread and slice against 512 to 1024 multiply-adds). Where an index lies is worked out once a line
+// and once a slice, by one thread, into tables in shared memory; an element then costs a sum and a bounds check.
+// One barrier a slice. Static shared memory stays under 48 KiB: two to four blocks an SM.
+#include "gemm.hpp"
+
+#include <algorithm>
+#include <climits>
+
+#include "gemm_tiles.cuh"
+#include "index.cuh"
+#include "launch.cuh"
+#include "memory.hpp"
+
+namespace gk::cuda {
+namespace {
+
+constexpr int kOutside = -(1 << 29);  // the cell of an index beyond the last: never inside, however often added
+
+struct Entry {
+  int64_t offset;
+  int cell[3];
+};
+
+struct Place {
+  int64_t outer;
+  int digit[3];
+  __device__ Place(int64_t i, const int* extent) {
+    const int64_t w = divide(i, extent[2]), h = divide(w, extent[1]);
+    digit[2] = static_cast<int>(i - w * extent[2]);
+    digit[1] = static_cast<int>(w - h * extent[1]);
+    outer = divide(h, extent[0]);
+    digit[0] = static_cast<int>(h - outer * extent[0]);
+  }
+  __device__ int64_t offset(const int64_t* stride) const {
+    return outer * stride[0] + digit[0] * stride[1] + digit[1] * stride[2] + digit[2] * stride[3];
+  }
+};
+
+__device__ Entry entry(const Map& map, int64_t i, int64_t count, const int* extent) {
+  Entry e{0, {kOutside, 0, 0}};
+  if (i >= count) return e;
+  const Place at(i, extent);
+  e.offset = at.offset(map.stride);
+  for (int axis = 0; axis < 3; ++axis) e.cell[axis] = at.digit[axis] * map.step[axis];
+  return e;
+}
+
+// One entry of the batch, ready to be multiplied.
+template <class T>
+struct Selected {
+  const T* a;
+  const T* b;
+  T* c;
+  int a_origin[3], b_origin[3], m_extent[3], k_extent[3];
+  int64_t m, k;
+};
+
+template <class T>
+__device__ void select(const Gemm<T>& g, int64_t batch, Selected<T>& s) {
+  const Place at(batch, g.batch.extent);
+  s.a = g.a.data + at.outer * g.a.batch.stride[0];
+  s.b = g.b.data + at.outer * g.b.batch.stride[0];
+  s.c = g.c + at.offset(g.c_batch);
+  s.m = g.m.outer, s.k = g.k.outer;
+  for (int axis = 0; axis < 3; ++axis) {
+    int64_t position = at.digit[axis];
+    s.m_extent[axis] = g.m.extent[axis], s.k_extent[axis] = g.k.extent[axis];
+    if (g.phased) {
+      const PhaseTaps taps = phase_taps(g.phase[axis], at.digit[axis]);
+      position = taps.position;
+      s.k_extent[axis] = static_cast<int>(taps.count);
+      if (g.lines_follow) s.m_extent[axis] = static_cast<int>(taps.lines);
+      s.b += taps.first * g.b.tap_stride[axis];
+    }
+    s.a += position * g.a.batch.stride[axis + 1];
+    s.b += position * g.b.batch.stride[axis + 1];
+    s.a_origin[axis] = g.a.origin[axis] + static_cast<int>(position) * g.a.batch.step[axis];
+    s.b_origin[axis] = g.b.origin[axis] + static_cast<int>(position) * g.b.batch.step[axis];
+    s.m *= s.m_extent[axis], s.k *= s.k_extent[axis];
+  }
+}
+
+// Copies slice elements (line, k) into s[k][line] for lines with entries `line`, k with entries `inner`.
+template <int kLines, int kThreads, int kRow, class T>
+__device__ void load_slice(const T* data, const Operand<T>& o, const Entry* line, const Entry* inner, T (*s)[kRow]) {
+  static_assert(kThreads % kSlice == 0);
+  auto copy = [&](const Entry& l, const Entry& k, T* to) {
+    bool inside = l.cell[0] + k.cell[0] >= 0;
+    if (o.image) {
+      GK_UNROLL
+      for (int axis = 0; axis < 3; ++axis)
+        inside &= static_cast<uint32_t>(l.cell[axis] + k.cell[axis]) < static_cast<uint32_t>(o.bound[axis]);
+    }
+    cp_async<sizeof(T)>(to, data + (inside ? l.offset + k.offset : 0), inside);
+  };
+  constexpr int kElements = kLines * kSlice, kRounds = (kElements + kThreads - 1) / kThreads;
+  constexpr bool kWhole = kElements % kThreads == 0;
+  if (o.inner_fastest) {
+    const int k = threadIdx.x % kSlice;
+    const Entry at = inner[k];
+    for (int r = 0; r < kRounds; ++r) {
+      const int l = r * (kThreads / kSlice) + threadIdx.x / kSlice;
+      if (kWhole || l < kLines) copy(line[l], at, &s[k][l]);
+    }
+  } else if constexpr (kThreads % kLines == 0) {
+    const int l = threadIdx.x % kLines;
+    const Entry at = line[l];
+    for (int r = 0; r < kRounds; ++r) {
+      const int k = r * (kThreads / kLines) + threadIdx.x / kLines;
+      if (kWhole || k < kSlice) copy(at, inner[k], &s[k][l]);
+    }
+  } else {
+    for (int r = 0; r < kRounds; ++r) {
+      const int i = r * kThreads + threadIdx.x, k = i / kLines, l = i % kLines;
+      if (kWhole || i < kElements) copy(line[l], inner[k], &s[k][l]);
+    }
+  }
+}
+
+// Neighbours along m, at once where they are neighbours in memory too.
+template <class T, int kCount>
+__device__ void store(T* to, const int64_t* offset, int64_t left, bool accumulate, const T (&values)[kCount]) {
+  if constexpr (kCount > 1) {
+    bool packed = !accumulate && left >= kCount && reinterpret_cast<uintptr_t>(to + offset[0]) % 16 == 0;
+    GK_UNROLL
+    for (int v = 1; v < kCount; ++v) packed &= offset[v] == offset[0] + v;
+    if (packed) {
+      Pack<T, kCount> p;
+      GK_UNROLL
+      for (int v = 0; v < kCount; ++v) p.value[v] = values[v];
+      store_pack<kCount>(to + offset[0], p);
+      return;
+    }
+  }
+  GK_UNROLL
+  for (int v = 0; v < kCount; ++v)
+    if (v < left) to[offset[v]] = accumulate ? to[offset[v]] + values[v] : values[v];
+}
+
+// Where the tiles of c come from: every tile is one (batch, part of k, tile of n, tile of m).
+struct Tiling {
+  int64_t m, n, batches;  // counts; m of the largest phase
+  int64_t m_tiles, n_tiles, parts, slices_per_part, total;
+};
+
+template <class Tile>
+struct Storage {
+  using T = typename Tile::Element;
+  T a[Tile::kStages][kSlice][Tile::BM + Tile::kPadM];
+  T b[Tile::kStages][kSlice][Tile::BN + Tile::kPadN];
+  Entry a_line[Tile::BM], b_line[Tile::BN], a_inner[2][kSlice], b_inner[2][kSlice];
+  int64_t c_m[Tile::BM], c_n[Tile::BN];
+  Selected<T> at;
+};
+
+// parts == 1: writes c; else writes the parts' sums to partial(part, batch, n, m).
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    gemm_kernel(const Gemm<typename Tile::Element> g, const Tiling tiling, typename Tile::Element* partial) {
+  using T = typename Tile::Element;
+  constexpr int kThreads = Tile::kThreads, kStages = Tile::kStages;
+  GK_SHARED(Storage<Tile>, s);
+  static_assert(sizeof(s) <= 48 * 1024);
+  const int64_t n_count = tiling.n;
+  for (int64_t block = blockIdx.x; block < tiling.total; block += gridDim.x) {
+    int64_t rest = divide(block, tiling.n_tiles);
+    const int64_t n0 = (block - rest * tiling.n_tiles) * Tile::BN;
+    const int64_t m_tile = rest - divide(rest, tiling.m_tiles) * tiling.m_tiles;
+    rest = divide(rest, tiling.m_tiles);
+    const int64_t batch = divide(rest, tiling.parts), part = rest - batch * tiling.parts;
+    __syncthreads();  // everything of the tile before is read
+    if (threadIdx.x == 0) select(g, batch, s.at);
+    __syncthreads();
+    const int64_t m0 = m_tile * Tile::BM;
+    if (m0 >= s.at.m) continue;  // a phase with fewer cells than the largest
+
+    const auto inner = [&](int64_t slice) {  // by the first kSlice threads
+      const int64_t k = slice * kSlice + threadIdx.x;
+      s.a_inner[slice % 2][threadIdx.x] = entry(g.a.inner, k, s.at.k, s.at.k_extent);
+      s.b_inner[slice % 2][threadIdx.x] = entry(g.b.inner, k, s.at.k, s.at.k_extent);
+    };
+    const auto add_origin = [](Entry e, const int* origin) {
+      for (int axis = 0; axis < 3; ++axis) e.cell[axis] += origin[axis];
+      return e;
+    };
+    for (int i = threadIdx.x; i < Tile::BM; i += kThreads) {
+      s.a_line[i] = add_origin(entry(g.a.line, m0 + i, s.at.m, s.at.m_extent), s.at.a_origin);
+      s.c_m[i] = tiling.parts > 1 ? m0 + i : Place(m0 + i, s.at.m_extent).offset(g.c_m);
+    }
+    for (int i = threadIdx.x; i < Tile::BN; i += kThreads) {
+      s.b_line[i] = add_origin(entry(g.b.line, n0 + i, n_count, g.n.extent), s.at.b_origin);
+      s.c_n[i] = tiling.parts > 1 ? ((part * tiling.batches + batch) * n_count + n0 + i) * s.at.m
+                                  : Place(n0 + i, g.n.extent).offset(g.c_n);
+    }
+    const int64_t first = part * tiling.slices_per_part, slices = (s.at.k + kSlice - 1) / kSlice;
+    const int64_t end = first + tiling.slices_per_part, last = tiling.parts > 1 && end < slices ? end : slices;
+    const auto fetch = [&](int64_t slice) {
+      const int to = static_cast<int>((slice - first) % kStages), table = slice % 2;
+      load_slice<Tile::BM, kThreads>(s.at.a, g.a, s.a_line, s.a_inner[table], s.a[to]);
+      load_slice<Tile::BN, kThreads>(s.at.b, g.b, s.b_line, s.b_inner[table], s.b[to]);
+    };
+    for (int ahead = 0; ahead < kStages - 1; ++ahead) {
+      if (threadIdx.x < kSlice && first + ahead < last) inner(first + ahead);
+      __syncthreads();
+      if (first + ahead < last) fetch(first + ahead);
+      cp_async_commit();
+    }
+    if (threadIdx.x < kSlice && first + kStages - 1 < last) inner(first + kStages - 1);
+
+    Tile tile;
+    for (int64_t slice = first; slice < last; ++slice) {
+      cp_async_wait<kStages - 2>();
+      __syncthreads();  // the slice is here for all; the one before and its table are no longer read
+      if (slice + kStages - 1 < last) fetch(slice + kStages - 1);
+      cp_async_commit();
+      if (threadIdx.x < kSlice && slice + kStages < last) inner(slice + kStages);
+      const int from = static_cast<int>((slice - first) % kStages);
+      tile.multiply(s.a[from], s.b[from]);
+    }
+    cp_async_wait<0>();
+
+    T* const to = tiling.parts > 1 ? partial : s.at.c;
+    const bool accumulate = tiling.parts == 1 && g.accumulate;
+    const int64_t m_left = s.at.m - m0, n_left = n_count - n0;
+    tile.for_each([&](int m, int n, const auto& values) {
+      if (n < n_left) store(to + s.c_n[n], s.c_m + m, m_left - m, accumulate, values);
+    });
+  }
+}
+
+// c = sum over parts in order, one thread an element.
+template <class T>
+__global__ void add_parts_kernel(const Gemm<T> g, const Tiling tiling, const T* partial) {
+  const int64_t total = tiling.m * tiling.n * tiling.batches;
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
+    T sum = partial[i];
+    for (int64_t part = 1; part < tiling.parts; ++part) sum += partial[part * total + i];
+    const int64_t rest = divide(i, tiling.m), batch = divide(rest, tiling.n);
+    const Place m(i - rest * tiling.m, g.m.extent), n(rest - batch * tiling.n, g.n.extent), b(batch, g.batch.extent);
+    T* const to = g.c + b.offset(g.c_batch) + n.offset(g.c_n) + m.offset(g.c_m);
+    *to = g.accumulate ? *to + sum : sum;
+  }
+}
+
+int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Enough blocks for two an SM of the largest devices (132); the number must not depend on the device, or the bits of a
+// sum would. A part keeps at least eight slices, and all parts together take at most 64 MiB.
+constexpr int64_t kWantedTiles = 264, kSlicesOfPart = 8, kPartialBytes = int64_t(64) << 20;
+
+template <class Tile, class T>
+void run_tiles(const Gemm<T>& g) {
+  const int64_t m = g.m.count(), n = g.n.count(), batches = g.batch.count(), results = m * n * batches;
+  Tiling tiling{m, n, batches, ceil_divide(m, Tile::BM), ceil_divide(n, Tile::BN), 1, 0, 0};
+  const int64_t tiles = tiling.m_tiles * tiling.n_tiles * batches, slices = ceil_divide(g.k.count(), kSlice);
+  if (!g.phased && tiles < kWantedTiles) {
+    const int64_t fit = kPartialBytes / static_cast<int64_t>(results * sizeof(T));
+    const int64_t wanted = std::min({ceil_divide(kWantedTiles, tiles), slices / kSlicesOfPart, fit});
+    if (wanted > 1) {
+      tiling.slices_per_part = ceil_divide(slices, wanted);
+      tiling.parts = ceil_divide(slices, tiling.slices_per_part);
+    }
+  }
+  tiling.total = tiles * tiling.parts;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiling.total, INT_MAX));
+  if (tiling.parts == 1)
+    return launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, g, tiling, static_cast<T*>(nullptr));
+  Scratch<T> partial(tiling.parts * results);
+  launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, g, tiling, partial.data());
+  const auto adders = static_cast<unsigned>(std::min<int64_t>(ceil_divide(results, 256), 4096));
+  launch({dim3(adders), dim3(256)}, add_parts_kernel<T>, g, tiling, partial.data());
+}
+
+// The widest tile that wastes no more of n than it saves.
+template <Precision kPrecision>
+void run_mma(const Gemm<float>& g) {
+  const int64_t n = g.n.count();
+  if (n <= 16) return run_tiles<MmaTile<128, 16, kPrecision>>(g);
+  if (n <= 32) return run_tiles<MmaTile<128, 32, kPrecision>>(g);
+  if (n <= 48 || (n > 64 && n <= 96)) return run_tiles<MmaTile<128, 48, kPrecision>>(g);
+  return run_tiles<MmaTile<128, 64, kPrecision>>(g);
+}
+
+}  // namespace
+
+template <class T>
+void run_gemm(const Gemm<T>& g, Precision precision) {
+  const int64_t n = g.n.count();
+  if (g.m.count() * n * g.batch.count() == 0) return;
+  if constexpr (sizeof(T) == 8) {
+    if (n <= 8) return run_tiles<FmaTile<T, 128, 8, 4, 2>>(g);
+    return run_tiles<FmaTile<T, 64, 64, 4, 4>>(g);
+  } else {
+    if (precision == Precision::tf32) return run_mma<Precision::tf32>(g);
+    if (precision == Precision::bf16) return run_mma<Precision::bf16>(g);
+    if (n <= 8) return run_tiles<FmaTile<T, 256, 8, 4, 4>>(g);
+    if (n <= 32 || (n > 48 && n <= 64)) return run_tiles<FmaTile<T, 128, 32, 8, 4>>(g);
+    if (n <= 48 || g.m.count() <= 64) return run_tiles<FmaTile<T, 128, 48, 8, 4>>(g);
+    return run_tiles<FmaTile<T, 128, 128, 8, 8>>(g);
+  }
+}
+
+template void run_gemm<float>(const Gemm<float>&, Precision);
+template void run_gemm<double>(const Gemm<double>&, Precision);
+
+}  // namespace gk::cuda

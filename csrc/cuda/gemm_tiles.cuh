@@ -1,0 +1,133 @@
+// What a block of threads does with one slice (kSlice values of k) of both operands that lies in shared memory.
+// Both slices are [k][line]: loads are then contiguous along lines for every kind of tile. A row of m values is BM long
+// plus a pad that spreads what a warp reads at once over all 32 banks.
+#pragma once
+
+#include "gemm.hpp"
+#include "tensor_core.cuh"
+
+namespace gk::cuda {
+
+constexpr int kSlice = 16;
+
+// Plain multiply-adds: a thread owns TM x TN results in groups of 16 bytes along m and n, so that k costs
+// (TM + TN)*sizeof(T)/16 shared loads for TM*TN multiply-adds. 8x8 float (64 results, 128 registers): 4 loads for 64.
+template <class T, int BM_, int BN_, int TM, int TN>
+struct FmaTile {
+  using Element = T;
+  static constexpr int BM = BM_, BN = BN_, kThreads = BM / TM * (BN / TN), kBlocks = kThreads > 128 ? 2 : 3, kStages = 2, V = kPackSize<T>, kPadM = V,
+                       kPadN = V, kColumns = BM / TM, kRows = BN / TN;
+  T sum[TM][TN] = {};
+
+  static __device__ int m(int i) { return (i / V * kColumns + threadIdx.x % kColumns) * V + i % V; }
+  static __device__ int n(int j) { return (j / V * kRows + threadIdx.x / kColumns) * V + j % V; }
+
+  __device__ void multiply(const T (*a)[BM + kPadM], const T (*b)[BN + kPadN]) {
+    GK_UNROLL
+    for (int k = 0; k < kSlice; ++k) {
+      T x[TM], y[TN];
+      GK_UNROLL
+      for (int i = 0; i < TM; i += V) {
+        const Pack<T, V> p = load_pack<V>(&a[k][m(i)]);
+        GK_UNROLL
+        for (int v = 0; v < V; ++v) x[i + v] = p.value[v];
+      }
+      GK_UNROLL
+      for (int j = 0; j < TN; j += V) {
+        const Pack<T, V> p = load_pack<V>(&b[k][n(j)]);
+        GK_UNROLL
+        for (int v = 0; v < V; ++v) y[j + v] = p.value[v];
+      }
+      GK_UNROLL
+      for (int i = 0; i < TM; ++i) {
+        GK_UNROLL
+        for (int j = 0; j < TN; ++j) sum[i][j] = multiply_add(x[i], y[j], sum[i][j]);
+      }
+    }
+  }
+
+  // results(m, n, values of m, m + 1, ...)
+  template <class F>
+  __device__ void for_each(F results) const {
+    GK_UNROLL
+    for (int j = 0; j < TN; ++j) {
+      GK_UNROLL
+      for (int i = 0; i < TM; i += V) {
+        T values[V];
+        GK_UNROLL
+        for (int v = 0; v < V; ++v) values[v] = sum[i + v][j];
+        results(m(i), n(j), values);
+      }
+    }
+  }
+};
+
+// Tensor cores: warps are stacked along m, each owns 32 x BN results as 2 x BN/8 products of 16x8. A product sums over
+// k in any order, so a lane takes the values k = t, t+4, t+8, t+12 (t = lane % 4) of a slice for its pairs of k: with
+// rows of 8 (mod 16) words plus a multiple of 16, the 32 words of every read are in 32 banks, no ldmatrix needed.
+template <int BM_, int BN_, Precision kPrecision>
+struct MmaTile {
+  using Element = float;
+  static constexpr int BM = BM_, BN = BN_, kThreads = BM, kBlocks = 3, kStages = 3, kPadM = 8, kPadN = BN % 32 == 8 ? 0 : 8,
+                       kTilesM = 2, kTilesN = BN / 8, kSteps = kPrecision == Precision::tf32 ? 2 : 1;
+  static_assert((BM + kPadM) % 16 == 8 && (BN + kPadN) % 16 == 8, "bank conflicts");
+  float sum[kTilesM][kTilesN][4] = {};
+
+  static __device__ int lane() { return threadIdx.x % 32; }
+  static __device__ int row(int i) { return threadIdx.x / 32 * 32 + i * 16 + lane() / 4; }
+
+  __device__ void multiply(const float (*a)[BM + kPadM], const float (*b)[BN + kPadN]) {
+    const int t = lane() % 4;
+    uint32_t x[kTilesM][kSteps][4];
+    GK_UNROLL
+    for (int i = 0; i < kTilesM; ++i) fragment<2, BM + kPadM>(a, row(i), t, x[i]);
+    GK_UNROLL
+    for (int j = 0; j < kTilesN; ++j) {
+      uint32_t y[kSteps][2];
+      fragment<1, BN + kPadN>(b, j * 8 + lane() / 4, t, y);
+      GK_UNROLL
+      for (int i = 0; i < kTilesM; ++i) {
+        GK_UNROLL
+        for (int q = 0; q < kSteps; ++q) {
+          if constexpr (kPrecision == Precision::tf32)
+            mma_tf32(sum[i][j], x[i][q], y[q]);
+          else
+            mma_bf16(sum[i][j], x[i][q], y[q]);
+        }
+      }
+    }
+  }
+
+  template <class F>
+  __device__ void for_each(F results) const {
+    GK_UNROLL
+    for (int j = 0; j < kTilesN; ++j) {
+      GK_UNROLL
+      for (int i = 0; i < kTilesM; ++i) {
+        GK_UNROLL
+        for (int r = 0; r < 4; ++r) {
+          const float value[1] = {sum[i][j][r]};
+          results(row(i) + r / 2 * 8, j * 8 + lane() % 4 * 2 + r % 2, value);
+        }
+      }
+    }
+  }
+
+ private:
+  // Rounded factors of the lines `line` and, with two halves, `line` + 8.
+  template <int kHalves, int kRow>
+  static __device__ void fragment(const float (*s)[kRow], int line, int t, uint32_t (&out)[kSteps][2 * kHalves]) {
+    GK_UNROLL
+    for (int q = 0; q < 4; ++q) {
+      GK_UNROLL
+      for (int h = 0; h < kHalves; ++h) {
+        if constexpr (kPrecision == Precision::tf32)
+          out[q / 2][q % 2 * kHalves + h] = to_tf32(s[t + 4 * q][line + 8 * h]);
+        else if (q % 2 == 0)
+          out[0][q / 2 * kHalves + h] = pack_bf16(s[t + 4 * q][line + 8 * h], s[t + 4 * q + 4][line + 8 * h]);
+      }
+    }
+  }
+};
+
+}  // namespace gk::cuda

@@ -1,0 +1,39 @@
+// Matrix products of any strides: the plainest instance of the product of gemm.hpp. The axis of c that is contiguous
+// in memory is m, along which neighbouring lanes write.
+#include <utility>
+
+#include "gemm.hpp"
+#include "kernels.hpp"
+
+namespace gk::cuda {
+namespace {
+
+template <class T>
+Operand<T> operand(View<const T> v, int line, int inner) {
+  Operand<T> o;
+  o.data = v.data;
+  o.batch.stride[0] = v.stride[0], o.line.stride[0] = v.stride[line], o.inner.stride[0] = v.stride[inner];
+  o.inner_fastest = v.stride[inner] == 1 && v.stride[line] != 1;
+  return o;
+}
+
+}  // namespace
+
+template <class T>
+void matmul(View<const T> a, View<const T> b, View<T> c) {
+  Gemm<T> g;
+  g.a = operand(b, 2, 1), g.b = operand(a, 1, 2);
+  g.c = c.data;
+  g.m.outer = c.shape[2], g.n.outer = c.shape[1], g.k.outer = a.shape[2], g.batch.outer = c.shape[0];
+  g.c_m[0] = c.stride[2], g.c_n[0] = c.stride[1], g.c_batch[0] = c.stride[0];
+  if (c.stride[1] == 1 || (c.stride[2] != 1 && c.shape[2] < c.shape[1])) {
+    std::swap(g.a, g.b), std::swap(g.m, g.n);
+    std::swap(g.c_m[0], g.c_n[0]);
+  }
+  run_gemm(g, Precision::fma);
+}
+
+template void matmul<float>(View<const float>, View<const float>, View<float>);
+template void matmul<double>(View<const double>, View<const double>, View<double>);
+
+}  // namespace gk::cuda

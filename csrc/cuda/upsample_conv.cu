@@ -1,0 +1,118 @@
+// Convolution of a nearest-upsampled image from the small image alone. Taps that fall into one small cell are summed
+// beforehand: with the K + f - 1 sums v[j] = sum of w[k] over K - 1 - j <= k < K - 1 - j + f, the convolution is the
+// adjoint of one of stride f and padding K - 1 - pad (negative crops). Its f phases are dense convolutions on the small
+// image, in one launch (conv_implicit.cu); the gradient in x is that convolution of stride f, the gradient in w is that
+// of v followed by the same sums, which are their own adjoint. The same identity as csrc/cpu/upsample_conv.cpp.
+#include <algorithm>
+
+#include "index.cuh"
+#include "kernels.hpp"
+#include "launch.cuh"
+#include "memory.hpp"
+
+namespace gk::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// The convolution of stride f whose image is our output: slot x is our y, slot y our x.
+ConvGeometry strided(const UpsampleConvGeometry& g) {
+  ConvGeometry s = g.conv;
+  s.in_channels = g.conv.out_channels, s.out_channels = g.conv.in_channels;
+  for (int i = 0; i < 3; ++i) {
+    s.x[i] = g.conv.y[i];
+    s.y[i] = g.conv.x[i] / g.factor[i];
+    s.kernel[i] = g.conv.kernel[i] + g.factor[i] - 1;
+    s.stride[i] = g.factor[i];
+    s.pad_lo[i] = g.conv.kernel[i] - 1 - g.conv.pad_lo[i];
+  }
+  return s;
+}
+
+// out[j] = sum of in[K - 1 - j ... K - 2 - j + f] on each axis, zero outside; one thread an element of out. `in` is
+// (A, B/groups, ...), `out` (B, A/groups, ...) of channels A and B.
+template <class T>
+__global__ void sum_runs_kernel(View<const T> in, View<T> out, const UpsampleConvGeometry g, int64_t in_group,
+                                int64_t out_group, int64_t total) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
+    int64_t at[5], rest = i;
+    for (int axis = 4; axis >= 0; --axis) {
+      const int64_t left = divide(rest, out.shape[axis]);
+      at[axis] = rest - left * out.shape[axis];
+      rest = left;
+    }
+    const int64_t group = at[0] / out_group;
+    const T* from = in.data + (group * in_group + at[1]) * in.stride[0] + (at[0] - group * out_group) * in.stride[1];
+    int64_t begin[3], end[3];
+    for (int axis = 0; axis < 3; ++axis) {
+      const int64_t run = g.conv.kernel[axis] - 1 - at[axis + 2], beyond = run + g.factor[axis];
+      begin[axis] = run > 0 ? run : 0;
+      end[axis] = beyond < in.shape[axis + 2] ? beyond : in.shape[axis + 2];
+    }
+    T sum = 0;
+    for (int64_t d = begin[0]; d < end[0]; ++d)
+      for (int64_t h = begin[1]; h < end[1]; ++h)
+        for (int64_t w = begin[2]; w < end[2]; ++w) sum += from[d * in.stride[2] + h * in.stride[3] + w * in.stride[4]];
+    int64_t to = 0;
+    for (int axis = 0; axis < 5; ++axis) to += at[axis] * out.stride[axis];
+    out.data[to] = sum;
+  }
+}
+
+template <class T>
+void sum_runs(View<const T> in, View<T> out, const UpsampleConvGeometry& g) {
+  const int64_t total = out.size(), groups = g.conv.groups;
+  if (total == 0) return;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>((total + kThreads - 1) / kThreads, 1 << 20));
+  launch({dim3(blocks), dim3(kThreads)}, sum_runs_kernel<T>, in, out, g, in.shape[0] / groups, out.shape[0] / groups,
+         total);
+}
+
+// v(C, O/groups, KD + fd - 1, ...), row-major
+template <class T>
+View<T> merged_view(T* data, const ConvGeometry& s) {
+  View<T> v{data, 5, {s.out_channels, s.in_channels / s.groups, s.kernel[0], s.kernel[1], s.kernel[2]}, {}};
+  v.stride[4] = 1;
+  for (int i = 3; i >= 0; --i) v.stride[i] = v.stride[i + 1] * v.shape[i + 1];
+  return v;
+}
+
+int64_t merged_size(const ConvGeometry& s) { return s.out_channels * (s.in_channels / s.groups) * s.taps(); }
+
+}  // namespace
+
+template <class T>
+void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a) {
+  const ConvGeometry s = strided(g);
+  Scratch<T> merged(merged_size(s));
+  sum_runs(w.volume(), merged_view(merged.data(), s), g);
+  conv_transpose<T>(x, merged_view<const T>(merged.data(), s), y, s, a);
+}
+
+template <class T>
+void upsample_conv_transpose(View<const T> y, View<const T> w, View<T> x, const UpsampleConvGeometry& g,
+                             ConvAlgorithm a) {
+  const ConvGeometry s = strided(g);
+  Scratch<T> merged(merged_size(s));
+  sum_runs(w.volume(), merged_view(merged.data(), s), g);
+  conv<T>(y, merged_view<const T>(merged.data(), s), x, s, a);
+}
+
+template <class T>
+void upsample_conv_weight(View<const T> x, View<const T> y, View<T> w, const UpsampleConvGeometry& g, ConvAlgorithm a) {
+  const ConvGeometry s = strided(g);
+  Scratch<T> merged(merged_size(s));
+  conv_weight<T>(y, x, merged_view(merged.data(), s), s, a);
+  sum_runs(merged_view<const T>(merged.data(), s), w.volume(), g);
+}
+
+#define GK_INSTANTIATE(T)                                                                                            \
+  template void upsample_conv<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&, ConvAlgorithm); \
+  template void upsample_conv_transpose<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,       \
+                                           ConvAlgorithm);                                                           \
+  template void upsample_conv_weight<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,          \
+                                        ConvAlgorithm);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+
+}  // namespace gk::cuda
