@@ -69,8 +69,9 @@ class FftConv {
           }
           for (int64_t j = 0; j < lines({images, outputs, 0}); ++j)
             out_of_depth(b.get() + j * lanes_, out_part, {to.first[0], to.extent[0]},
-                         out.at(fw, fh, (block - first) * outputs + j, 0), column_stride(out), work.get());
+                         out.at(fw, fh, (block - first) * outputs + j, 0), column_stride(out), work.get(), out.large());
         }
+        table_.settle();
       });
       planes_.inverse(out, lines_of(first, last, outputs, 1, false), image_volumes(to, first, last, 1, false), scale_);
     }
@@ -225,10 +226,11 @@ class FftConv {
       into_depth(from, fw, fh, line + j, {a.first[0], a.extent[0]}, to + j * lanes_, part, 2 * part, work);
   }
 
-  void out_of_depth(const T* from, int64_t part, const Cells& cells, T* to, int64_t stride, T* work) const {
+  void out_of_depth(const T* from, int64_t part, const Cells& cells, T* to, int64_t stride, T* work,
+                    bool stream = false) const {
     const Cells c = along_column(cells);
     table_.transform(depth_.get(), exchanged(fft_line(from, part, 2 * part, 0, n())),
-                     exchanged(fft_line(to, lanes_, stride, c.first, c.first + c.extent)), work);
+                     exchanged(fft_line(to, lanes_, stride, c.first, c.first + c.extent, stream)), work);
   }
 
   const ConvGeometry g_;

@@ -129,7 +129,8 @@ void VolumeFft<T>::forward(const LaneVolumes<const T>& in, int64_t lines, const 
     }
     for (int64_t k = 0; k < frequencies; ++k)
       table.transform(h_.get(), fft_line<const T>(rows.get() + k * vector, L, row, in.first[1], in.first[1] + height),
-                      fft_line(out.at(k, 0, line, d), L, out.h_stride(), 0, nh), work.get());
+                      fft_line(out.at(k, 0, line, d), L, out.h_stride(), 0, nh, out.large()), work.get());
+    table.settle();
   });
 }
 

@@ -59,9 +59,15 @@ template <class T>
 class Spectrum {
  public:
   static constexpr int64_t kTogether = 4;
+  static constexpr int64_t kLarge = int64_t(8) << 20;
 
   Spectrum(int64_t w, int64_t h, int64_t lines, int64_t depth, int lanes)
-      : vector_(2 * lanes), h_(h), depth_(depth), column_(column(lines, depth, lanes)), data_(size(w, h) * column_) {}
+      : vector_(2 * lanes),
+        h_(h),
+        depth_(depth),
+        column_(column(lines, depth, lanes)),
+        large_(elements(w, h, lines, depth, lanes) * static_cast<int64_t>(sizeof(T)) > kLarge),
+        data_(size(w, h) * column_) {}
 
   static int64_t elements(int64_t w, int64_t h, int64_t lines, int64_t depth, int lanes) {
     return size(w, h) * column(lines, depth, lanes);
@@ -72,6 +78,8 @@ class Spectrum {
            ((line * depth_ + plane) * kTogether + w % kTogether) * vector_;
   }
   int64_t depth() const { return depth_; }
+  // Larger than what the caches keep until it is read.
+  bool large() const { return large_; }
   int64_t h_stride() const { return column_; }
   int64_t plane_stride() const { return kTogether * vector_; }
 
@@ -80,17 +88,18 @@ class Spectrum {
   static int64_t column(int64_t lines, int64_t depth, int lanes) { return (lines * depth * kTogether + 3) * 2 * lanes; }
 
   int64_t vector_, h_, depth_, column_;
+  bool large_;
   Scratch<T> data_;
 };
 
 // A range of a line of complex vectors, in the order that the transform and its inverse want.
 template <class T>
-FftLine<T> fft_line(T* data, int64_t part, int64_t stride, int64_t first, int64_t last) {
-  return {data, data + part, stride, first, last};
+FftLine<T> fft_line(T* data, int64_t part, int64_t stride, int64_t first, int64_t last, bool stream = false) {
+  return {data, data + part, stride, first, last, stream};
 }
 template <class T>
 FftLine<T> exchanged(const FftLine<T>& line) {
-  return {line.im, line.re, line.stride, line.first, line.last};
+  return {line.im, line.re, line.stride, line.first, line.last, line.stream};
 }
 
 template <class T>

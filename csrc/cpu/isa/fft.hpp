@@ -32,12 +32,15 @@ template <class T>
 struct FftLine {
   T *re, *im;
   int64_t stride, first, last;
+  bool stream;  // output: not read again before it has left the caches, and aligned to vectors
 };
 
 template <class T>
 struct FftTable {
   // work: 2*n complex vectors
   void (*transform)(const FftPlan<T>& plan, const FftLine<const T>& in, const FftLine<T>& out, T* work);
+  // Before another thread reads what was streamed.
+  void (*settle)();
 
   // Twice the spectra (n/2 + 1) of the two real rows that one complex transform z (n) holds; b may be null.
   void (*split)(const T* z, int64_t n, T* a, T* b);

@@ -90,7 +90,9 @@ static void pass(const FftPass<T>& f, const FftLine<const T>& in, const FftLine<
         const int64_t i = q + s * (R * p + j);
         if (Last && (i < y.first || i >= y.last)) continue;
         const int64_t at = (Last ? i - y.first : i) * y.stride;
-        if (Last || j == 0 || p == 0) {
+        if (Last && y.stream) {
+          stream(y.re + at, re[j]), stream(y.im + at, im[j]);
+        } else if (Last || j == 0 || p == 0) {
           store(y.re + at, re[j]), store(y.im + at, im[j]);
           if (Last) prefetch_next(y.re + at), prefetch_next(y.im + at);
         } else {
@@ -129,7 +131,7 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
   for (int i = 0; i < plan.passes; ++i) {
     const bool first = i == 0, last = i == plan.passes - 1;
     T* to = work + (i % 2) * plan.n * 2 * L;
-    const FftLine<T> y = last ? out : FftLine<T>{to, to + L, 2 * L, 0, plan.n};
+    const FftLine<T> y = last ? out : FftLine<T>{to, to + L, 2 * L, 0, plan.n, false};
     switch (plan.pass[i].radix) {
       case 2:
         any_pass<T, 2>(plan.pass[i], x, y, first, last);
@@ -146,7 +148,7 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
       default:
         any_pass<T, 7>(plan.pass[i], x, y, first, last);
     }
-    x = {y.re, y.im, y.stride, 0, plan.n};
+    x = {y.re, y.im, y.stride, 0, plan.n, false};
   }
 }
 
@@ -347,6 +349,6 @@ static void outer(const T* pr, const T* pi, int64_t images, int64_t ps, int tile
 
 #define GK_FFT_TABLE(T, name)    \
   extern const FftTable<T> name; \
-  const FftTable<T> name = {transform<T>, split<T>, join<T>, products<T>, outer<T>};
+  const FftTable<T> name = {transform<T>, settle, split<T>, join<T>, products<T>, outer<T>};
 GK_FFT_TABLE(float, fft_float)
 GK_FFT_TABLE(double, fft_double)

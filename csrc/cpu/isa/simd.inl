@@ -26,6 +26,21 @@ static inline typename Simd<T>::type broadcast(T value) {
   return value - typename Simd<T>::type{};
 }
 
+// Stores to an aligned address beside the caches, where the instruction set can; settled before other threads read it.
+#if defined(__AVX512F__)
+static inline void stream(float* p, VFloat v) { _mm512_stream_ps(p, v); }
+static inline void stream(double* p, VDouble v) { _mm512_stream_pd(p, v); }
+static void settle() { _mm_sfence(); }
+#elif defined(__AVX__)
+static inline void stream(float* p, VFloat v) { _mm256_stream_ps(p, v); }
+static inline void stream(double* p, VDouble v) { _mm256_stream_pd(p, v); }
+static void settle() { _mm_sfence(); }
+#else
+static inline void stream(float* p, VFloat v) { store(p, v); }
+static inline void stream(double* p, VDouble v) { store(p, v); }
+static void settle() {}
+#endif
+
 // a*b + c, rounded once where the instruction set can.
 #if defined(__AVX512F__)
 static inline VFloat fma(VFloat a, VFloat b, VFloat c) { return _mm512_fmadd_ps(a, b, c); }
