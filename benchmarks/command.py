@@ -50,7 +50,7 @@ def plan(threads: int, quick: bool) -> list[Task]:
         steps = [Task("step", w, d, threads, small.get(w, 16)) for d in DTYPES for w in NAMES]
         made = [Task("generate", w, "float32", threads, n) for w in NAMES for n in (1, small.get(w, 16))]
         layers = [Task("layers", w, "float32", threads, 2) for w in NAMES if w not in large]
-        return [*steps, *made, *layers, Task("memory", "toy", "float32", threads, 16),
+        return [*steps, *made, *layers, Task("memory", "3dgan", "float32", threads, 2),
                 Task("growth", "3dgan", "float32", threads, 16)]  # fmt: skip
     tasks: list[Task] = []
     for w in NAMES:
@@ -113,17 +113,19 @@ def run(options: argparse.Namespace, arguments: list[str], say: Callable[[str], 
     from benchmarks import answers, machine, parts, report
 
     gk.set_conv_algorithm(options.conv_algorithm)
-    threads = max(options.threads or [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2])
-    budget = options.budget if options.budget is not None else (0.4 if options.quick else 4.0)
-    minutes = options.minutes if options.minutes is not None else (3.0 if options.quick else 19.0)
-    bench = parts.Bench(budget, not options.no_compile and not options.quick)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    threads = max(options.threads or [min(cores, 2)])
+    budget = options.budget if options.budget is not None else (0.4 if options.quick else 3.0)
+    minutes = options.minutes if options.minutes is not None else (2.5 if options.quick else 18.5)
+    compiled = options.compile or ("none" if options.quick else "some")
+    bench = parts.Bench(budget, compiled, threads)
     described = machine.describe(arguments)
     say(f"{described['processor']} ({described['isa']}), PyTorch {described['torch']}, commit {described['commit']}")
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
     wrong: list[str] = []
     start = time.monotonic()
-    for task in chosen(options, min(threads, 2) if not options.threads else threads):
+    for task in chosen(options, threads):
         named = f"{task.part} {task.workload} {task.dtype}, {task.threads} thread(s), batch {task.batch}"
         if time.monotonic() - start > 60.0 * minutes:
             skipped.append(named)
@@ -193,9 +195,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--layer", default="", help="layers whose name holds one of these (part layers)")
     p.add_argument("--conv-algorithm", default="auto", choices=("auto", "direct", "im2col", "fft", "fast"),
                    help="convolutions of our side")  # fmt: skip
-    p.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    p.add_argument("--budget", type=float, help="seconds for the rounds of one measurement (default 4, quick 0.4)")
-    p.add_argument("--minutes", type=float, help="start nothing new after so long (default 19, quick 3)")
+    p.add_argument("--compile", choices=("all", "some", "none"), help="where torch.compile takes part: some leaves "
+                   "out bfloat16 (but dcgan64), 1 thread, generation of 16 (default some, quick none)")  # fmt: skip
+    p.add_argument("--budget", type=float, help="seconds for the rounds of one measurement (default 3, quick 0.4)")
+    p.add_argument("--minutes", type=float, help="start nothing new after so long (default 18.5, quick 2.5)")
     p.add_argument("--json", type=Path, help="write the result there (a run of everything: results/benchmarks.json)")
     p.add_argument("--table", nargs="?", const=RESULTS / "benchmarks.json", type=Path, metavar="JSON",
                    help="print the README's table from a result and end")  # fmt: skip

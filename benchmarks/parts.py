@@ -42,12 +42,16 @@ class Bench:
     ----------
     budget_s : float
         Time for the rounds of one measurement.
-    compiled : bool
-        torch.compile takes part.
+    compiled : "all", "some" or "none"
+        Where torch.compile takes part. It needs half a minute for a training step: "some" leaves out bfloat16 other
+        than dcgan64's, one thread where there are two, and generation of 16.
+    threads : int
+        The most that are used.
     """
 
     budget_s: float
-    compiled: bool = True
+    compiled: str = "some"
+    threads: int = 2
     roofs: dict[int, dict[str, float]] = field(default_factory=dict)
     chosen: dict[tuple[str, ...], str] = field(default_factory=dict)
     checked: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -159,7 +163,7 @@ def steps(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> list
         contenders["ours"] = _cast(our_step(gan, w.config, real), dtype)
     key = (name, dtype, str(threads))
     only = bench.chosen.get(key) if w.rank == 3 and batch > LARGEST_FOR_ALL else None
-    for label in [only] if only else rival_labels(bench, w):
+    for label in [only] if only else rival_labels(bench, w, dtype, threads):
         contenders[label] = _rival(w, label, gan, real, dtype).step
     times = race(contenders, bench.budget_s)
     flops = layers.step_flops(gan, real, w.config.g_steps) * batch
@@ -171,11 +175,12 @@ def steps(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> list
     return [row]
 
 
-def rival_labels(bench: Bench, w: Workload) -> list[str]:
+def rival_labels(bench: Bench, w: Workload, dtype: str, threads: int, batch: int = 0) -> list[str]:
     """PyTorch's ways that take part. Compiled 3-D networks are laid out channels last, where their convolutions are
     fastest."""
     labels = ["eager"] if w.rank == 0 else ["eager", "channels_last"]
-    return [*labels, "compile"] if bench.compiled else labels
+    cheap = threads == bench.threads and batch != 16 and (dtype == "float32" or (w.name == "dcgan64" and not batch))
+    return [*labels, "compile"] if bench.compiled == "all" or (bench.compiled == "some" and cheap) else labels
 
 
 def _rival(w: Workload, label: str, gan: Any, real: Any, dtype: str) -> Rival:
@@ -196,7 +201,7 @@ def generation(bench: Bench, name: str, dtype: str, threads: int, batch: int) ->
     noise = _noise(gan, batch)
     key = ("generate", name, dtype, str(threads))
     only = bench.chosen.get(key) if batch > 128 else None  # pieces of 128 events
-    labels = [only] if only else rival_labels(bench, w)
+    labels = [only] if only else rival_labels(bench, w, dtype, threads, batch)
     if dtype == "float32" and only in (None, "onnxruntime"):
         labels = [label for label in labels if label != "onnxruntime"] + ["onnxruntime"]
     rivals = {label: _rival(w, "eager" if label == "onnxruntime" else label, gan, real, dtype) for label in labels}

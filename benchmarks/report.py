@@ -203,8 +203,10 @@ def picture(result: Result, path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     if len(axes):
         axes[-1].set_xscale("log")
-        axes[-1].set_xlim(min(0.7, narrowest * 0.8), max(2.0, widest) * 2.6)
-        ticks = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if min(0.7, narrowest * 0.8) <= v <= widest * 2.6]
+        axes[-1].set_xlim(min(0.7, narrowest * 0.8), max(2.0, widest) * 3.5)
+        ticks = [
+            v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if min(0.7, narrowest * 0.8) <= v <= max(2.0, widest) * 3.5
+        ]
         axes[-1].set_xticks(ticks, [f"{v:g}" for v in ticks])
         axes[-1].minorticks_off()
         axes[-1].set_xlabel("times as fast as the best rival of the same run (PyTorch, ONNX Runtime)")
