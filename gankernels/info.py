@@ -19,6 +19,7 @@ import numpy as np
 
 import gankernels
 from gankernels import backends
+from gankernels.backends import registry
 
 __all__ = ["OPTIONAL", "collect", "main", "text"]
 
@@ -31,7 +32,7 @@ OPTIONAL = {
     "tensorboard": ("tensorboard", "TensorBoard logs", "pip install tensorboard"),
     "torch": ("torch", "parity tests", "install the CPU build of torch"),
 }
-ENVIRONMENT = ("GANKERNELS_ISA", "GANKERNELS_NUM_THREADS", "GANKERNELS_CUDA")
+ENVIRONMENT = ("GANKERNELS_ISA", "GANKERNELS_NUM_THREADS", "GANKERNELS_CUDA", "GANKERNELS_CUDA_BACKEND")
 
 
 def collect() -> dict[str, Any]:
@@ -40,8 +41,9 @@ def collect() -> dict[str, Any]:
     Returns
     -------
     dict
-        "versions", "build", "devices" (None or why not, for each device), "isa", "threads", "conv_algorithm",
-        "optional" (version, or None with the command that installs it) and "environment".
+        "versions", "build", "devices" (None or why not, for each device), "kernels" (which backend serves each on each
+        device, and why), "isa", "threads", "conv_algorithm", "optional" (version, or None with the command that
+        installs it) and "environment".
     """
     from gankernels.backends import cpu
 
@@ -58,6 +60,7 @@ def collect() -> dict[str, Any]:
             device: {"usable": backends.why_not(device) is None, "why_not": backends.why_not(device)}
             for device in ("cpu", "cuda")
         },
+        "kernels": registry.served(),
         "isa": {"compiled": list(cpu.isa_compiled()), "present": list(cpu.isa_present()), "chosen": cpu.isa()},
         "threads": {"used": cpu.num_threads(), "cores": _cores()},
         "conv_algorithm": gankernels.conv_algorithm(),
@@ -107,6 +110,7 @@ def text(report: dict[str, Any]) -> str:
         if "compiler" in build
         else f"  cpu   yes ({build['record']})",
         "  cuda  yes" if report["devices"]["cuda"]["usable"] else f"  cuda  no: {report['devices']['cuda']['why_not']}",
+        *_serving(report["kernels"]),
         "",
         "processor",
         f"  instruction sets compiled  {', '.join(isa['compiled'])}",
@@ -122,6 +126,19 @@ def text(report: dict[str, Any]) -> str:
         state = found["version"] or f"absent; {found['install']}"
         lines.append(f"  {name:<12} {found['purpose']:<21} {state}")
     return "\n".join(lines)
+
+
+def _serving(kernels: dict[str, Any]) -> list[str]:
+    """Which backend serves which kernels of each device: those served alike in one line."""
+    lines = ["", "kernels"]
+    for device, found in kernels.items():
+        groups: dict[str | None, list[str]] = {}
+        for name, backend in found["kernels"].items():
+            groups.setdefault(backend, []).append(name)
+        for backend, names in groups.items():
+            what = f"all {len(names)}" if len(groups) == 1 else f"{len(names)}: {', '.join(names)}"
+            lines.append(f"  {device:<5} {backend or 'none'} ({found['reason']}), {what}")
+    return lines
 
 
 def _said(report: dict[str, Any], variable: str) -> str:
