@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gankernels import nn, ops, optim
+from gankernels._warmup import warmup
 from gankernels.autograd import Tensor, enable_grad, grad, is_recording, no_grad
 from gankernels.backends import DeviceError, device, set_default_device
 from gankernels.backends import default_device as get_default_device
@@ -166,6 +167,7 @@ __all__ = [
     "tile",
     "unbind",
     "var",
+    "warmup",
     "where",
     "zeros",
     "zeros_like",
