@@ -18,6 +18,7 @@ from gankernels.backends import default_device as get_default_device
 from gankernels.backends.cpu import empty_cache, memory_stats, num_threads, set_num_threads
 from gankernels.nn.fusion import fusion, set_fusion
 from gankernels.ops import (
+    ConvPlan,
     Generator,
     Replay,
     abs,
@@ -30,6 +31,7 @@ from gankernels.ops import (
     chunk,
     clamp,
     conv_algorithm,
+    conv_plan,
     cos,
     exp,
     eye,
@@ -87,6 +89,7 @@ float32, float64, int64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(n
 is_grad_enabled = is_recording
 
 __all__ = [
+    "ConvPlan",
     "DeviceError",
     "Generator",
     "Replay",
@@ -101,6 +104,7 @@ __all__ = [
     "chunk",
     "clamp",
     "conv_algorithm",
+    "conv_plan",
     "cos",
     "device",
     "empty_cache",
