@@ -1,6 +1,15 @@
 # gankernels._cuda from the sources in csrc/cuda: by nvcc for GPUs, or by the C++ compiler for the emulator.
 set(GK_CUDA_KERNELS
-    csrc/cuda/pointwise.cu)
+    csrc/cuda/binary.cu
+    csrc/cuda/gather.cu
+    csrc/cuda/norm.cu
+    csrc/cuda/optim.cu
+    csrc/cuda/pointwise.cu
+    csrc/cuda/random.cu
+    csrc/cuda/reduce.cu
+    csrc/cuda/unary.cu
+    csrc/cuda/upsample.cu
+    csrc/cuda/window.cu)
 set(GK_CUDA_HOST csrc/bindings/module_cuda.cpp csrc/cuda/memory.cpp)
 option(GANKERNELS_WERROR "warnings are errors" OFF)
 set(warnings -Wall -Wextra -Werror=return-type)
@@ -14,7 +23,7 @@ if(GK_CUDA_EMULATED)
   # -fsanitize=thread puts a call before every access to memory, which emulator/shadow.cpp answers; its own library is
   # not linked. Loops stay loops: a memset would be made unseen.
   set_source_files_properties(${GK_CUDA_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-                              "-x;c++;-fsanitize=thread;-fno-tree-loop-distribute-patterns;-Wno-unknown-pragmas")
+                              "-x;c++;-O2;-fsanitize=thread;-fno-tree-loop-distribute-patterns;-Wno-unknown-pragmas")
   pybind11_add_module(_cuda NO_EXTRAS ${GK_CUDA_HOST} ${GK_CUDA_KERNELS} ${emulator})
   target_compile_definitions(_cuda PRIVATE GK_EMULATED)
   target_compile_options(_cuda PRIVATE ${warnings} -ffp-contract=off)

@@ -42,6 +42,7 @@ struct NativeView {
       view.stride[i] = stride / itemsize;
       writable_shape = writable_shape && (stride != 0 || view.shape[i] <= 1);
     }
+    writable_shape = writable_shape || view.size() == 0;
     view.data = reinterpret_cast<void*>(array.attr("ptr").cast<std::uintptr_t>());
   }
 };

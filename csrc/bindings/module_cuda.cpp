@@ -58,6 +58,19 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
   py::register_exception<cuda::OutOfMemory>(m, "OutOfMemoryError", PyExc_MemoryError);
 
+  GK_BIND(m, upsample_nearest);
+  GK_BIND(m, sum_blocks);
+  GK_BIND(m, max_window);
+  GK_BIND(m, gather_window);
+  GK_BIND(m, scatter_window);
+  GK_BIND(m, average_window);
+  GK_BIND(m, spread_window);
+
+  GK_BIND(m, unary);
+  GK_BIND(m, binary);
+  GK_BIND_INTEGERS(m, binary);
+  GK_BIND(m, compare);
+  GK_BIND_INTEGERS(m, compare);
   GK_BIND(m, gate);
   GK_BIND(m, select);
   GK_BIND_INTEGERS(m, select);
@@ -65,6 +78,32 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   GK_BIND_INTEGERS(m, copy);
   GK_BIND(m, fill);
   GK_BIND_INTEGERS(m, fill);
+  GK_BIND_FROM(m, cast, float);
+  GK_BIND_FROM(m, cast, double);
+  GK_BIND_FROM(m, cast, int64_t);
+  GK_BIND_FROM(m, cast, bool);
+
+  GK_BIND(m, sum);
+  m.def("sum", &cuda::sum<int64_t>, py::call_guard<py::gil_scoped_release>());
+  GK_BIND(m, softmax);
+  GK_BIND(m, log_softmax);
+
+  GK_BIND(m, channel_moments);
+  GK_BIND(m, channel_affine);
+  GK_BIND(m, batch_norm_backward);
+
+  GK_BIND(m, gather_rows);
+  GK_BIND_INTEGERS(m, gather_rows);
+  GK_BIND(m, scatter_rows);
+
+  GK_BIND(m, random_uniform);
+  GK_BIND(m, random_normal);
+  GK_BIND(m, dropout);
+
+  GK_BIND(m, sgd_step);
+  GK_BIND(m, adam_step);
+  GK_BIND(m, rmsprop_step);
+  GK_BIND(m, lerp);
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NativeView>(m, "NativeView", "a DeviceArray as kernels see it");

@@ -15,8 +15,8 @@ constexpr int kSlice = 16;
 template <class T, int BM_, int BN_, int TM, int TN>
 struct FmaTile {
   using Element = T;
-  static constexpr int BM = BM_, BN = BN_, kThreads = BM / TM * (BN / TN), kBlocks = kThreads > 128 ? 2 : 3, kStages = 2, V = kPackSize<T>, kPadM = V,
-                       kPadN = V, kColumns = BM / TM, kRows = BN / TN;
+  static constexpr int BM = BM_, BN = BN_, kThreads = BM / TM * (BN / TN), kBlocks = kThreads > 128 ? 2 : 3,
+                       kStages = 2, V = kPackSize<T>, kPadM = V, kPadN = V, kColumns = BM / TM, kRows = BN / TN;
   T sum[TM][TN] = {};
 
   static __device__ int m(int i) { return (i / V * kColumns + threadIdx.x % kColumns) * V + i % V; }
@@ -68,8 +68,9 @@ struct FmaTile {
 template <int BM_, int BN_, Precision kPrecision>
 struct MmaTile {
   using Element = float;
-  static constexpr int BM = BM_, BN = BN_, kThreads = BM, kBlocks = 3, kStages = 3, kPadM = 8, kPadN = BN % 32 == 8 ? 0 : 8,
-                       kTilesM = 2, kTilesN = BN / 8, kSteps = kPrecision == Precision::tf32 ? 2 : 1;
+  static constexpr int BM = BM_, BN = BN_, kThreads = BM, kBlocks = 3, kStages = 3, kPadM = 8,
+                       kPadN = BN % 32 == 8 ? 0 : 8, kTilesM = 2, kTilesN = BN / 8,
+                       kSteps = kPrecision == Precision::tf32 ? 2 : 1;
   static_assert((BM + kPadM) % 16 == 8 && (BN + kPadN) % 16 == 8, "bank conflicts");
   float sum[kTilesM][kTilesN][4] = {};
 

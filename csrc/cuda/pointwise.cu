@@ -1,4 +1,6 @@
 // Pointwise kernels: a functor each, walked by map.cuh. Formulas as in csrc/cpu/isa/pointwise.inl.
+#include <type_traits>
+
 #include "kernels.hpp"
 #include "map.cuh"
 
@@ -21,6 +23,18 @@ struct Select {
 template <class T>
 struct Copy {
   __device__ T operator()(T x) const { return x; }
+};
+
+// floats are cut towards zero, bool is x != 0
+template <class S, class T>
+struct Cast {
+  __device__ T operator()(S x) const {
+    if constexpr (std::is_same_v<T, bool>) {
+      return x != S(0);
+    } else {
+      return static_cast<T>(x);
+    }
+  }
 };
 
 template <class T>
@@ -51,6 +65,11 @@ void fill(View<T> y, double value) {
   map(Fill<T>{static_cast<T>(value)}, y);  // bool: value != 0
 }
 
+template <class S, class T>
+void cast(View<const S> x, View<T> y) {
+  map(Cast<S, T>{}, y, x);
+}
+
 #define GK_INSTANTIATE(T)                                                           \
   template void select<T>(View<const bool>, View<const T>, View<const T>, View<T>); \
   template void copy<T>(View<const T>, View<T>);                                    \
@@ -59,6 +78,15 @@ GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 GK_INSTANTIATE(int64_t)
 GK_INSTANTIATE(bool)
+#define GK_INSTANTIATE_CAST(S)                                  \
+  template void cast<S, float>(View<const S>, View<float>);     \
+  template void cast<S, double>(View<const S>, View<double>);   \
+  template void cast<S, int64_t>(View<const S>, View<int64_t>); \
+  template void cast<S, bool>(View<const S>, View<bool>);
+GK_INSTANTIATE_CAST(float)
+GK_INSTANTIATE_CAST(double)
+GK_INSTANTIATE_CAST(int64_t)
+GK_INSTANTIATE_CAST(bool)
 template void gate<float>(View<const float>, View<const float>, View<float>, double);
 template void gate<double>(View<const double>, View<const double>, View<double>, double);
 

@@ -17,7 +17,7 @@ struct Divider {
   uint32_t divisor = 1, multiplier = 1, shift = 0;
 
   Divider() = default;
-  explicit Divider(int64_t d) : divisor(static_cast<uint32_t>(d)) {
+  explicit Divider(int64_t d) : divisor(static_cast<uint32_t>(d > 0 ? d : 1)) {  // 0: of an empty array, never used
     while (shift < 31 && (uint64_t(1) << shift) < divisor) ++shift;
     multiplier = static_cast<uint32_t>(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - divisor)) / divisor + 1);
   }
@@ -68,9 +68,12 @@ struct HostAxes {
     return n;
   }
 
-  void push(int64_t n, const int64_t (&strides)[K]) {
+  template <class... S>
+  void push(int64_t n, S... strides) {
+    static_assert(sizeof...(S) == K);
     shape[rank] = n;
-    for (int k = 0; k < K; ++k) stride[k][rank] = strides[k];
+    int k = 0;
+    ((stride[k++][rank] = strides), ...);
     ++rank;
   }
 
@@ -139,7 +142,7 @@ struct HostAxes {
 template <class T0, class... T>
 HostAxes<1 + sizeof...(T)> walk(bool keep_order, const View<T0>& first, const View<T>&... others) {
   HostAxes<1 + sizeof...(T)> axes;
-  for (int i = 0; i < first.rank; ++i) axes.push(first.shape[i], {first.stride[i], others.stride[i]...});
+  for (int i = 0; i < first.rank; ++i) axes.push(first.shape[i], first.stride[i], others.stride[i]...);
   if (!keep_order) axes.sort();
   axes.merge();
   return axes;

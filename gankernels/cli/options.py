@@ -7,15 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gankernels.backends import DEVICES
 from gankernels.cli.errors import WrongUse
 
 __all__ = ["check_target", "command", "count", "extents", "number", "seed", "span"]
 
 
-def command(
-    commands: Any, name: str, run: Any, summary: str, examples: str, threads: bool = True, device: bool = False
-) -> Any:
+def command(commands: Any, name: str, run: Any, summary: str, examples: str, threads: bool = True) -> Any:
     """Add a command with the options that all have; returns its parser."""
     added = commands.add_parser(
         name,
@@ -31,8 +28,6 @@ def command(
         added.add_argument(
             "--threads", type=count, metavar="N", help="threads of the kernels; results do not depend on it"
         )
-    if device:
-        added.add_argument("--device", choices=DEVICES, help="where the networks run (cpu)")
     return added
 
 

@@ -14,7 +14,6 @@ from gankernels.ops.conv import (
     set_conv_algorithm,
     using_conv_algorithm,
 )
-from gankernels.ops.conv_plan import ConvPlan, conv_plan
 from gankernels.ops.creation import arange, eye, from_array, full, linspace, ones, ones_like, tensor, zeros, zeros_like
 from gankernels.ops.derived import (
     allclose,
@@ -80,7 +79,6 @@ from gankernels.ops.upsample_conv import unfused_upsample_conv, upsample_conv
 from gankernels.ops.window import avg_pool, max_pool, sum_blocks, upsample_nearest
 
 __all__ = [
-    "ConvPlan",
     "Generator",
     "Replay",
     "abs",
@@ -101,7 +99,6 @@ __all__ = [
     "col2im",
     "conv",
     "conv_algorithm",
-    "conv_plan",
     "conv_transpose",
     "conv_weight",
     "cos",

@@ -13,7 +13,6 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
 #define __constant__
@@ -25,7 +24,7 @@
 
 #define __syncthreads() ::gk::emulator::block_barrier(__FILE__, __LINE__)
 #define GK_EMULATED_WARP(function, ...) ::gk::emulator::function(__FILE__, __LINE__, __VA_ARGS__)
-#define __syncwarp(...) ::gk::emulator::syncwarp(__FILE__, __LINE__, ##__VA_ARGS__)
+#define __syncwarp(...) ::gk::emulator::WarpSite{__FILE__, __LINE__}.meet(__VA_ARGS__)
 #define __shfl_sync(...) GK_EMULATED_WARP(shuffle, __VA_ARGS__)
 #define __shfl_xor_sync(...) GK_EMULATED_WARP(shuffle_xor, __VA_ARGS__)
 #define __shfl_down_sync(...) GK_EMULATED_WARP(shuffle_down, __VA_ARGS__)
@@ -55,7 +54,11 @@ namespace gk::emulator {
 
 constexpr uint32_t kFullWarp = 0xffffffffu;
 
-inline void syncwarp(const char* file, int line, uint32_t mask = kFullWarp) { warp_barrier(mask, file, line); }
+struct WarpSite {
+  const char* file;
+  int line;
+  void meet(uint32_t mask = kFullWarp) const { warp_barrier(mask, file, line); }
+};
 
 template <class T>
 T shuffle(const char* file, int line, uint32_t mask, T value, int from, int width = 32) {

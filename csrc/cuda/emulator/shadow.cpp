@@ -62,8 +62,12 @@ std::string who(const Record& r) {
   return "thread " + std::to_string(r.thread) + " of block " + std::to_string(r.block);
 }
 
-void note(Cell& cell, const Running& now, uint8_t mask, bool write, const char* space, size_t offset) {
-  const auto clash = [&](const Record& r) { return r.launch == now.launch && (r.mask & mask) && !ordered(r, now); };
+// `own`: the memory is the block's own, what another block did there is past.
+void note(Cell& cell, const Running& now, uint8_t mask, bool write, bool own, size_t offset) {
+  const char* space = own ? "shared" : "global";
+  const auto clash = [&](const Record& r) {
+    return r.launch == now.launch && !(own && r.block != now.block) && (r.mask & mask) && !ordered(r, now);
+  };
   if (clash(cell.write))
     fail(std::string("race in ") + space + " memory at byte " + std::to_string(offset) + ": " +
          (write ? "written" : "read") + " here, written by " + who(cell.write) + ", with no barrier between");
@@ -81,17 +85,15 @@ void note(Cell& cell, const Running& now, uint8_t mask, bool write, const char* 
       !(r.readers == kOneThread && r.thread == now.thread)) {
     const bool same_warp = r.readers != kManyWarps && r.thread / kWarp == now.thread / kWarp;
     readers = same_warp ? (r.warp_epoch == now.warp_epoch ? kOneWarp : kOneThread) : kManyWarps;
-  } else if (r.launch == now.launch && r.block != now.block && r.block_epoch == 0 && now.block_epoch == 0) {
-    readers = kOneThread;
   }
   r = {now.launch, now.block, now.block_epoch, now.warp_epoch, static_cast<uint16_t>(now.thread), mask, readers};
 }
 
-void note_range(Cell* cells, size_t offset, size_t bytes, const Running& now, bool write, const char* space) {
+void note_range(Cell* cells, size_t offset, size_t bytes, const Running& now, bool write, bool own) {
   for (size_t at = offset; at < offset + bytes;) {
     const size_t in_granule = at % kGranule, n = std::min(kGranule - in_granule, offset + bytes - at);
     const auto mask = static_cast<uint8_t>(((1u << n) - 1) << in_granule);
-    note(cells[at / kGranule], now, mask, write, space, at);
+    note(cells[at / kGranule], now, mask, write, own, at);
     at += n;
   }
 }
@@ -125,7 +127,7 @@ void check_access(const void* address, size_t bytes, size_t alignment, bool writ
   if (!inside)
     fail(std::string(write ? "a write" : "a read") + " of " + std::to_string(bytes) +
          " bytes outside of every array, in " + space + " memory at byte " + std::to_string(offset));
-  note_range(in_shared ? m.shared_cells : m.cells, offset, bytes, *now, write, space);
+  note_range(in_shared ? m.shared_cells : m.cells, offset, bytes, *now, write, in_shared);
 }
 
 void* reserve_device_memory(size_t bytes) {
