@@ -146,6 +146,7 @@ def run(options: argparse.Namespace, arguments: list[str], say: Callable[[str], 
         rows += found
     for name in skipped:
         say(f"left out after {minutes:g} minutes: {name}")
+    bench.measure_roofs_again(rows)
     roofs = {str(k): v for k, v in bench.roofs.items()}
     return {"machine": {**described, "roofs": roofs}, "rows": rows, "skipped": skipped, "wrong": wrong,
             "minutes": (time.monotonic() - start) / 60.0}  # fmt: skip

@@ -13,6 +13,7 @@ Result = dict[str, Any]
 MACHINE = ("processor", "isa", "gankernels", "torch", "numpy", "commit", "date", "command", "roofs")
 ROW = ("part", "workload", "dtype", "threads", "batch", "ours", "rivals", "best_rival", "ratio", "error", "note")
 TIMES = ("median", "low", "high", "fastest", "rounds")
+WORST = 8  # layers that the table names
 PARTS = ("step", "generate", "layers", "memory", "growth")
 
 
@@ -148,8 +149,9 @@ def table(result: Result) -> str:
     bad = sorted((r for r in rows if r["part"] == "layers" and r["ratio"] is not None and r["ratio"] < 1),
                  key=lambda r: float(r["ratio"]))  # fmt: skip
     if bad:
-        named = [f"{r['workload']} {r['layer']} ({r['what']}) {r['pass']} {r['ratio']:.2f}" for r in bad]
-        out += ["", f"Layers that are slower: {'; '.join(named)}."]
+        named = [f"{r['workload']} {r['layer']} ({r['what']}) {r['pass']} {r['ratio']:.2f}" for r in bad[:WORST]]
+        passes = sum(r["part"] == "layers" and r["ratio"] is not None for r in rows)
+        out += ["", f"Passes of layers that are slower: {len(bad)} of {passes}; the worst: {'; '.join(named)}."]
     threads = max((r["threads"] for r in rows), default=1)
     roof = m["roofs"].get(str(threads), {})
     roofs = f", roof {roof['float32_gflops']:.0f} GFLOP/s, {roof['copy_gb_per_s']:.0f} GB/s" if roof else ""

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from gankernels import nn, ops, optim
+from gankernels._warmup import warmup
 from gankernels.autograd import Tensor, enable_grad, grad, is_recording, no_grad
 from gankernels.backends import DeviceError, device, set_default_device
 from gankernels.backends import default_device as get_default_device
 from gankernels.backends.cpu import empty_cache, memory_stats, num_threads, set_num_threads
 from gankernels.nn.fusion import fusion, set_fusion
 from gankernels.ops import (
+    ConvPlan,
     Generator,
     Replay,
     abs,
@@ -29,6 +31,7 @@ from gankernels.ops import (
     chunk,
     clamp,
     conv_algorithm,
+    conv_plan,
     cos,
     exp,
     eye,
@@ -86,6 +89,7 @@ float32, float64, int64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(n
 is_grad_enabled = is_recording
 
 __all__ = [
+    "ConvPlan",
     "DeviceError",
     "Generator",
     "Replay",
@@ -100,6 +104,7 @@ __all__ = [
     "chunk",
     "clamp",
     "conv_algorithm",
+    "conv_plan",
     "cos",
     "device",
     "empty_cache",
@@ -166,6 +171,7 @@ __all__ = [
     "tile",
     "unbind",
     "var",
+    "warmup",
     "where",
     "zeros",
     "zeros_like",

@@ -19,6 +19,7 @@ import numpy as np
 
 import gankernels
 from gankernels import backends
+from gankernels.backends import registry
 
 __all__ = ["OPTIONAL", "collect", "main", "text"]
 
@@ -31,7 +32,7 @@ OPTIONAL = {
     "tensorboard": ("tensorboard", "TensorBoard logs", "pip install tensorboard"),
     "torch": ("torch", "parity tests", "install the CPU build of torch"),
 }
-ENVIRONMENT = ("GANKERNELS_ISA", "GANKERNELS_NUM_THREADS", "GANKERNELS_CUDA")
+ENVIRONMENT = ("GANKERNELS_ISA", "GANKERNELS_NUM_THREADS", "GANKERNELS_CUDA", "GANKERNELS_CUDA_BACKEND")
 
 
 def collect() -> dict[str, Any]:
@@ -40,7 +41,8 @@ def collect() -> dict[str, Any]:
     Returns
     -------
     dict
-        "versions", "build", "devices" (None or why not, for each device), "isa", "threads", "conv_algorithm",
+        "versions", "build", "devices" (None or why not, for each device), "kernels" (which backend serves each on each
+        device, and why), "isa", "threads", "conv_algorithm", "conv_plans" (the path of every pass of some layers),
         "optional" (version, or None with the command that installs it) and "environment".
     """
     from gankernels.backends import cpu
@@ -58,11 +60,31 @@ def collect() -> dict[str, Any]:
             device: {"usable": backends.why_not(device) is None, "why_not": backends.why_not(device)}
             for device in ("cpu", "cuda")
         },
+        "kernels": registry.served(),
         "isa": {"compiled": list(cpu.isa_compiled()), "present": list(cpu.isa_present()), "chosen": cpu.isa()},
         "threads": {"used": cpu.num_threads(), "cores": _cores()},
         "conv_algorithm": gankernels.conv_algorithm(),
+        "conv_plans": _conv_plans(),
         "optional": {name: _optional(name) for name in OPTIONAL},
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+    }
+
+
+# name -> x, w, options of layers whose paths the report shows
+_LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "3DGAN 32->8, 25x25x25, batch 16": ((16, 32, 25, 25, 25), (8, 32, 5, 5, 5), {"padding": 2}),
+    "3DGAN 8->64, 7x7x8, batch 1": ((1, 8, 7, 7, 8), (64, 8, 6, 6, 8), {"padding": "same"}),
+    "DCGAN 256->512, 8x8, batch 16": ((16, 256, 8, 8), (512, 256, 4, 4), {"stride": 2, "padding": 1}),
+}
+
+
+def _conv_plans() -> dict[str, dict[str, str]]:
+    algorithm = gankernels.conv_algorithm()
+    gradient = {"auto": "fast", "measured": "measured_fast"}.get(algorithm, algorithm)
+    asked = {"y": algorithm, "x": gradient, "w": gradient}
+    return {
+        name: {slot: gankernels.conv_plan(x, w, slot=slot, algorithm=a, **options).path for slot, a in asked.items()}
+        for name, (x, w, options) in _LAYERS.items()
     }
 
 
@@ -107,6 +129,7 @@ def text(report: dict[str, Any]) -> str:
         if "compiler" in build
         else f"  cpu   yes ({build['record']})",
         "  cuda  yes" if report["devices"]["cuda"]["usable"] else f"  cuda  no: {report['devices']['cuda']['why_not']}",
+        *_serving(report["kernels"]),
         "",
         "processor",
         f"  instruction sets compiled  {', '.join(isa['compiled'])}",
@@ -114,7 +137,11 @@ def text(report: dict[str, Any]) -> str:
         f"  chosen                     {isa['chosen']}  ({_said(report, 'GANKERNELS_ISA')})",
         f"  threads                    {threads['used']} of {threads['cores']} cores  "
         f"({_said(report, 'GANKERNELS_NUM_THREADS')})",
-        f"  convolution algorithm      {report['conv_algorithm']}",
+        f"  convolution algorithm      {report['conv_algorithm']}; for example",
+        *(
+            f"    {name:<33} forward {plan['y']}, input gradient {plan['x']}, weights gradient {plan['w']}"
+            for name, plan in report["conv_plans"].items()
+        ),
         "",
         "optional packages",
     ]
@@ -122,6 +149,19 @@ def text(report: dict[str, Any]) -> str:
         state = found["version"] or f"absent; {found['install']}"
         lines.append(f"  {name:<12} {found['purpose']:<21} {state}")
     return "\n".join(lines)
+
+
+def _serving(kernels: dict[str, Any]) -> list[str]:
+    """Which backend serves which kernels of each device: those served alike in one line."""
+    lines = ["", "kernels"]
+    for device, found in kernels.items():
+        groups: dict[str | None, list[str]] = {}
+        for name, backend in found["kernels"].items():
+            groups.setdefault(backend, []).append(name)
+        for backend, names in groups.items():
+            what = f"all {len(names)}" if len(groups) == 1 else f"{len(names)}: {', '.join(names)}"
+            lines.append(f"  {device:<5} {backend or 'none'} ({found['reason']}), {what}")
+    return lines
 
 
 def _said(report: dict[str, Any], variable: str) -> str:

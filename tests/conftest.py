@@ -17,6 +17,7 @@ if not list((ROOT / "gankernels").glob("_cpu*")):
 elif any(Path(entry or ".").resolve() == ROOT for entry in sys.path):  # also for the processes that tests start
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
+import devices  # noqa: E402
 import hypothesis  # noqa: E402
 
 import gankernels as gk  # noqa: E402
@@ -29,6 +30,7 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _required: set[str] = set()
+_served_by: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,24 +38,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require",
         action="append",
         default=[],
-        choices=OPTIONAL,
+        choices=(*OPTIONAL, "cuda"),
         help="a part that must be there: tests that would be skipped for want of it fail (also: GANKERNELS_REQUIRE)",
+    )
+    parser.addoption(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="run the suite with this default device; cuda is the backend that GANKERNELS_CUDA_BACKEND or this machine "
+        "provides, or else a stand-in in host memory that refuses to be read silently",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     _required.update(config.getoption("--require"), os.environ.get("GANKERNELS_REQUIRE", "").replace(",", " ").split())
     for name in sorted(_required):
+        if name == "cuda":
+            continue
         if name not in OPTIONAL:
-            raise pytest.UsageError(f"GANKERNELS_REQUIRE names {name!r}; expected some of {', '.join(OPTIONAL)}")
+            raise pytest.UsageError(f"GANKERNELS_REQUIRE names {name!r}; expected some of {', '.join(OPTIONAL)}, cuda")
         if importlib.util.find_spec(name) is None:
             raise pytest.UsageError(f"{name} is required by this run, but it is not installed")
+    config.addinivalue_line("markers", "cpu_only: about the CPU's threads, instruction sets or memory; not on a device")
+    _served_by.append(devices.start(config.getoption("--device"), "cuda" in _required))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--device") != "cpu":
+        for item in items:
+            if item.get_closest_marker("cpu_only"):
+                item.add_marker(pytest.mark.skip(reason="this test is about the CPU"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     absent = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
     missing = [name for name in cpu.isa_compiled() if name not in cpu.isa_present()]
     return [
+        f"gankernels: device {', '.join(_served_by)}",
         f"gankernels: {gk.__version__}, ISA {', '.join(cpu.isa_present())}, {cpu.num_threads()} threads",
         *(f"gankernels: {name} is not installed; the tests that compare with it are skipped" for name in absent),
         *(f"gankernels: this processor has no {name}; its tests are skipped" for name in missing),
@@ -97,6 +118,8 @@ def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once for each instruction set compiled in; those that this processor lacks are skipped."""
     if request.param not in cpu.isa_present():
         pytest.skip(f"this processor has no {request.param}")
+    if gk.get_default_device() != "cpu" and request.param != cpu.isa():
+        pytest.skip("instruction sets are the CPU's")
     before = cpu.isa()
     cpu.set_isa(request.param)
     yield request.param

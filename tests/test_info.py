@@ -10,7 +10,7 @@ import pytest
 
 import gankernels as gk
 from gankernels import info
-from gankernels.backends import cpu
+from gankernels.backends import cpu, registry
 
 
 def test_the_report_names_versions_parts_and_what_was_chosen() -> None:
@@ -62,3 +62,19 @@ def test_no_path_and_no_name_of_the_user_is_shown(monkeypatch: pytest.MonkeyPatc
 def test_the_environment_variables_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANKERNELS_ISA", "scalar")
     assert "GANKERNELS_ISA=scalar" in info.text(info.collect())
+
+
+def test_every_kernel_comes_with_the_backend_that_serves_it() -> None:
+    kernels = info.collect()["kernels"]
+    assert set(kernels["cpu"]["kernels"].values()) == {"compiled"}
+    assert list(kernels["cuda"]["kernels"]) == list(registry.KERNELS)
+    assert kernels["cuda"]["reason"].startswith("compiled: ")
+    assert "numba: " in kernels["cuda"]["reason"]
+    page = info.text(info.collect())
+    assert f"  cpu   compiled (built in), all {len(registry.KERNELS)}" in page
+
+
+def test_kernels_that_are_served_by_different_backends_are_listed_apart() -> None:
+    report = info.collect()
+    report["kernels"]["cuda"]["kernels"] = {**dict.fromkeys(registry.KERNELS, "compiled"), "lerp": "numba"}
+    assert "1: lerp" in info.text(report)

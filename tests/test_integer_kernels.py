@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from gankernels.backends import cpu
+from devices import backend
 
 DTYPES = (np.float32, np.float64, np.int64, np.bool_)
 SHAPE = (3, 5, 700)
@@ -33,7 +32,7 @@ def test_a_cast_is_numpys_cast(of: Any, to: Any) -> None:
     if np.dtype(of).kind == "f":
         source = source * np.asarray(0.75, of)
     for x in views(source):
-        y = cpu.cast(x, to)
+        y = backend.cast(x, to)
         assert y.dtype == to
         np.testing.assert_array_equal(y, x.astype(to))
 
@@ -44,11 +43,11 @@ def test_copies_fills_and_choices_of_integers_are_numpys(dtype: Any) -> None:
         views(numbers(dtype)), views(numbers(dtype, 1)), views(numbers(np.bool_, 2)), strict=True
     ):
         y = poisoned(x.shape, dtype)
-        cpu.copy(x, y)
+        backend.copy(x, y)
         np.testing.assert_array_equal(y, x)
-        cpu.select(chosen, x, other, y)
+        backend.select(chosen, x, other, y)
         np.testing.assert_array_equal(y, np.where(chosen, x, other))
-        cpu.fill(y, 1.0)
+        backend.fill(y, 1.0)
         assert (y == 1).all()
 
 
@@ -57,20 +56,20 @@ def test_arithmetic_of_indices_is_numpys(op: str) -> None:
     exponents = {"low": 0, "high": 4} if op == "power" else {}
     for a, b in zip(views(numbers(np.int64)), views(numbers(np.int64, 1, **exponents)), strict=True):
         y = poisoned(a.shape, np.int64)
-        cpu.binary(op, a, b, y)
+        backend.binary(op, a, b, y)
         np.testing.assert_array_equal(y, getattr(np, op)(a, b))
         if b.size:
-            cpu.binary(op, a, b.reshape(-1)[:1].reshape(()), y)
+            backend.binary(op, a, b.reshape(-1)[:1].reshape(()), y)
             np.testing.assert_array_equal(y, getattr(np, op)(a, b.reshape(-1)[0]))
 
 
 def test_arithmetic_of_indices_wraps() -> None:
     y = np.zeros(1, np.int64)
-    cpu.binary("add", np.array([2**63 - 1]), np.array([1]), y)
+    backend.binary("add", np.array([2**63 - 1]), np.array([1]), y)
     assert y[0] == -(2**63)
-    cpu.binary("power", np.array([-3]), np.array([3]), y)
+    backend.binary("power", np.array([-3]), np.array([3]), y)
     assert y[0] == -27
-    cpu.sum(np.array([2**63 - 1, 1]), y)
+    backend.sum(np.array([2**63 - 1, 1]), y)
     assert y[0] == -(2**63)
 
 
@@ -78,7 +77,7 @@ def test_arithmetic_of_indices_wraps() -> None:
 def test_arithmetic_of_masks_is_logic(op: str, logical: str) -> None:
     for a, b in zip(views(numbers(np.bool_)), views(numbers(np.bool_, 1)), strict=True):
         y = poisoned(a.shape, np.bool_)
-        cpu.binary(op, a, b, y)
+        backend.binary(op, a, b, y)
         np.testing.assert_array_equal(y, getattr(np, f"logical_{logical}")(a, b))
 
 
@@ -87,7 +86,7 @@ def test_arithmetic_of_masks_is_logic(op: str, logical: str) -> None:
 def test_what_integers_cannot_do_is_refused(dtype: Any, op: str) -> None:
     a = np.zeros(3, dtype)
     with pytest.raises(ValueError, match="not defined for integers and masks"):
-        cpu.binary(op, a, a, a)
+        backend.binary(op, a, a, a)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_])
@@ -95,7 +94,7 @@ def test_what_integers_cannot_do_is_refused(dtype: Any, op: str) -> None:
 def test_comparisons_of_integers_are_numpys(op: str, dtype: Any) -> None:
     for a, b in zip(views(numbers(dtype)), views(numbers(dtype, 1)), strict=True):
         y = poisoned(a.shape, np.bool_)
-        cpu.compare(op, a, b, y)
+        backend.compare(op, a, b, y)
         np.testing.assert_array_equal(y, getattr(np, op)(a, b))
 
 
@@ -105,7 +104,7 @@ def test_sums_of_indices_are_numpys(axes: tuple[int, ...]) -> None:
         if x.ndim != len(SHAPE):
             continue
         y = poisoned(tuple(1 if i in axes else n for i, n in enumerate(x.shape)), np.int64)
-        cpu.sum(x, y)
+        backend.sum(x, y)
         np.testing.assert_array_equal(y, x.sum(axis=axes, keepdims=True) if axes else x)
 
 
@@ -113,5 +112,5 @@ def test_sums_of_indices_are_numpys(axes: tuple[int, ...]) -> None:
 def test_rows_of_integers_are_picked_by_index(dtype: Any) -> None:
     table, index = numbers(dtype)[0], np.array([4, 0, 0, 2])
     rows = poisoned((4, SHAPE[2]), dtype)
-    cpu.gather_rows(table, index, rows)
+    backend.gather_rows(table, index, rows)
     np.testing.assert_array_equal(rows, table[index])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import backend
 
 import gankernels as gk
 from gankernels.backends import cpu
@@ -19,7 +20,7 @@ State = list[Array]
 
 def sgd(lr: float, momentum: float = 0.0, dampening: float = 0.0, decay: float = 0.0, nesterov: bool = False) -> Any:
     def native(p: Array, g: Array, s: State, t: int) -> None:
-        cpu.sgd_step(p, g, s[0] if momentum else s[0][:0], lr, momentum, dampening, decay, nesterov, t)
+        backend.sgd_step(p, g, s[0] if momentum else s[0][:0], lr, momentum, dampening, decay, nesterov, t)
 
     def formula(p: Array, g: Array, s: State, t: int) -> None:
         g = g + decay * p
@@ -38,7 +39,7 @@ def adam(lr: float, betas: tuple[float, float], decay: float = 0.0, decoupled: b
     eps = 1e-8
 
     def native(p: Array, g: Array, s: State, t: int) -> None:
-        cpu.adam_step(p, g, s[0], s[1], lr, *betas, eps, decay, decoupled, t)
+        backend.adam_step(p, g, s[0], s[1], lr, *betas, eps, decay, decoupled, t)
 
     def formula(p: Array, g: Array, s: State, t: int) -> None:
         if decoupled:
@@ -61,7 +62,7 @@ def rmsprop(lr: float, alpha: float, decay: float = 0.0, momentum: float = 0.0, 
 
     def native(p: Array, g: Array, s: State, t: int) -> None:
         buffer, average = s[1] if momentum else s[1][:0], s[2] if centered else s[2][:0]
-        cpu.rmsprop_step(p, g, s[0], buffer, average, lr, alpha, eps, decay, momentum, centered)
+        backend.rmsprop_step(p, g, s[0], buffer, average, lr, alpha, eps, decay, momentum, centered)
 
     def formula(p: Array, g: Array, s: State, t: int) -> None:
         g = g + decay * p
@@ -141,7 +142,7 @@ def test_steps_agree_with_torch_optim(name: str) -> None:
 
 def test_the_first_momentum_step_ignores_what_the_buffer_held() -> None:
     p, g, buffer = np.ones(5), np.full(5, 2.0), np.full(5, np.nan)
-    cpu.sgd_step(p, g, buffer, 0.1, 0.9, 0.5, 0.0, False, 1)
+    backend.sgd_step(p, g, buffer, 0.1, 0.9, 0.5, 0.0, False, 1)
     np.testing.assert_array_equal(buffer, g)
     np.testing.assert_array_equal(p, 1.0 - 0.1 * g)
 
@@ -153,7 +154,7 @@ def test_lerp_moves_from_one_end_to_the_other_exactly(every_isa: str, t: float, 
     a, b = rng.normal(size=(2, 1003)).astype(dtype)
     expected = a.astype(np.float64) + (b.astype(np.float64) - a) * t
     moved = a.copy()
-    cpu.lerp(moved, b, t)
+    backend.lerp(moved, b, t)
     assert_close(moved, expected, 4 * rounding(dtype) * (np.abs(a) + np.abs(b)).astype(np.float64))
     if t in (0.0, 1.0):
         np.testing.assert_array_equal(moved, b if t else a)

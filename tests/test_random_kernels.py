@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import backend
 
 import gankernels as gk
-from gankernels.backends import cpu
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = [np.float32, np.float64]
@@ -63,14 +63,14 @@ SEEDS = [(0, 0), (0x299F31D0A4093822, 0x85A308D3243F6A88), ((1 << 64) - 1, (1 <<
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 511, 1030])
 def test_uniform_is_the_generator_word_by_word(every_isa: str, count: int, seed: int, offset: int, dtype: Any) -> None:
     y = np.full(count, np.nan, dtype)
-    cpu.random_uniform(y, seed, offset)
+    backend.random_uniform(y, seed, offset)
     np.testing.assert_array_equal(y, uniforms(count, dtype, seed, offset))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_normal_is_box_muller_of_pairs_of_uniforms(every_isa: str, dtype: Any) -> None:
     y = np.full(1001, np.nan, dtype)
-    cpu.random_normal(y, 5, 9)
+    backend.random_normal(y, 5, 9)
     u, v = uniforms(1002, dtype, 5, 9).astype(np.longdouble).reshape(-1, 2).T
     r, angle = np.sqrt(-2 * np.log1p(-u)), 2 * np.pi * v
     expected = np.stack([r * np.cos(angle), r * np.sin(angle)], axis=1).ravel()[:1001].astype(np.float64)
@@ -81,7 +81,7 @@ def test_normal_is_box_muller_of_pairs_of_uniforms(every_isa: str, dtype: Any) -
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_normals_have_the_moments_of_the_normal_distribution(dtype: Any) -> None:
     y = np.full(400000, np.nan, dtype)
-    cpu.random_normal(y, 1, 0)
+    backend.random_normal(y, 1, 0)
     y64 = y.astype(np.float64)
     for power, mean, deviation in ((1, 0, 1), (2, 1, 2**0.5), (3, 0, 15**0.5), (4, 3, 96**0.5)):
         assert abs((y64**power).mean() - mean) < 5 * deviation / y.size**0.5
@@ -92,7 +92,7 @@ def test_normals_have_the_moments_of_the_normal_distribution(dtype: Any) -> None
 def test_values_depend_on_the_position_and_on_nothing_else(
     every_isa: str, name: str, dtype: Any, thread_counts: tuple[int, ...]
 ) -> None:
-    draw = getattr(cpu, name)
+    draw = getattr(backend, name)
     y = np.full((7, 9001), np.nan, dtype)
     draw(y, 3, 11)
     for n in thread_counts:
@@ -118,14 +118,14 @@ def test_dropout_keeps_by_the_float_uniform_of_the_element_in_either_dtype(
     expected = np.where(keep, x * dtype(1 / (1 - p) if p < 1 else 0), 0)
     for view in (x, np.asfortranarray(x)):
         for y in (np.full(x.shape, np.nan, dtype), np.full(x.shape[::-1], np.nan, dtype).T):
-            cpu.dropout(view, y, p, 21, 4)
+            backend.dropout(view, y, p, 21, 4)
             np.testing.assert_array_equal(y, expected)
 
 
 def test_dropout_of_nothing_is_the_identity_and_of_everything_is_zero() -> None:
     x = np.array([1.0, np.inf, np.nan, -2.0], np.float32)
     y = np.full_like(x, -7)
-    cpu.dropout(x, y, 0.0, 1, 0)
+    backend.dropout(x, y, 0.0, 1, 0)
     np.testing.assert_array_equal(y, x)
-    cpu.dropout(x, y, 1.0, 1, 0)
+    backend.dropout(x, y, 1.0, 1, 0)
     np.testing.assert_array_equal(y, np.zeros_like(x))

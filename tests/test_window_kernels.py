@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from devices import backend
 
 import gankernels as gk
-from gankernels.backends import cpu
 from gankernels.geometry import WindowGeometry, window_geometry
 from gankernels.testing.bounds import assert_close, rounding
 
@@ -71,15 +71,15 @@ def test_max_window_takes_the_first_maximum_and_never_the_padding(
         expected[(..., *p)], where[(..., *p)] = values.max(-1), flat[values.argmax(-1)]
     for view in (x, channels_last(x)):
         y, index = output(x, g, dtype), channels_last(output(x, g, np.int64))
-        cpu.max_window(view, y, index, g.pod)
+        backend.max_window(view, y, index, g.pod)
         np.testing.assert_array_equal(y, expected)
         np.testing.assert_array_equal(index, where)
         gathered = channels_last(output(x, g, dtype))
-        cpu.gather_window(view, index, gathered)
+        backend.gather_window(view, index, gathered)
         np.testing.assert_array_equal(gathered, expected)
         ct = draw(y.shape, dtype, 1)
         gx, adjoint = np.full(x.shape, np.nan, dtype), np.zeros((x.shape[0] * x.shape[1], int(np.prod(g.x))))
-        cpu.scatter_window(ct, index, gx)
+        backend.scatter_window(ct, index, gx)
         for i, row in enumerate(adjoint):
             np.add.at(row, index.reshape(len(adjoint), -1)[i], ct.reshape(len(adjoint), -1)[i].astype(np.float64))
         assert_close(gx.reshape(adjoint.shape), adjoint, 64 * rounding(dtype) * (1 + np.abs(adjoint)))
@@ -96,7 +96,7 @@ def test_max_window_treats_nan_and_infinity_as_torch_does(every_isa: str, dtype:
     for kernel, stride, padding in (((2, 2, 2), 2, 0), ((3, 3, 3), 2, 1)):
         g = window_geometry("test", x.shape, kernel, stride, padding)
         y, index = output(x, g, dtype), output(x, g, np.int64)
-        cpu.max_window(x, y, index, g.pod)
+        backend.max_window(x, y, index, g.pod)
         expected, where = torch.nn.functional.max_pool3d(
             torch.from_numpy(x), kernel, stride, padding, return_indices=True
         )
@@ -128,10 +128,10 @@ def test_average_window_divides_by_the_cells_it_counts_and_spread_window_is_its_
     taps = int(np.prod(g.kernel))
     for view in (x, channels_last(x)):
         y = channels_last(output(x, g, dtype))
-        cpu.average_window(view, y, g.pod)
+        backend.average_window(view, y, g.pod)
         assert_close(y, y_exact, (2 * rounding(dtype) + taps * rounding(np.float64)) * bound)
         for target in (np.full(x.shape, np.nan, dtype), channels_last(np.full(x.shape, np.nan, dtype))):
-            cpu.spread_window(ct, target, g.pod)
+            backend.spread_window(ct, target, g.pod)
             assert_close(target, gx_exact, (taps + 3) * rounding(dtype) * gx_bound)
 
 
@@ -145,10 +145,10 @@ def test_average_window_agrees_with_torch(options: dict[str, Any], ceil_mode: bo
         tx = torch.from_numpy(x).requires_grad_()
         expected = torch.nn.functional.avg_pool3d(tx, kernel, stride, padding, ceil_mode, **options)
         y, ct, gx = output(x, g, np.float64), draw(tuple(expected.shape), np.float64, 1), np.full(x.shape, np.nan)
-        cpu.average_window(x, y, g.pod)
+        backend.average_window(x, y, g.pod)
         assert_close(y, expected.detach().numpy(), 1e-14)
         expected.backward(torch.from_numpy(ct))
-        cpu.spread_window(ct, gx, g.pod)
+        backend.spread_window(ct, gx, g.pod)
         assert_close(gx, tx.grad.numpy(), 1e-13)
 
 
@@ -170,10 +170,10 @@ def test_upsampling_repeats_cells_and_sum_blocks_is_its_adjoint(
     )
     for view, down in ((x, blocks), (channels_last(x), channels_last(blocks))):
         for poison in (np.full(repeated.shape, np.nan, dtype), channels_last(np.full(repeated.shape, np.nan, dtype))):
-            cpu.upsample_nearest(view, poison)
+            backend.upsample_nearest(view, poison)
             np.testing.assert_array_equal(poison, repeated)
         y = channels_last(np.full(x.shape, np.nan, dtype))
-        cpu.sum_blocks(down, y)
+        backend.sum_blocks(down, y)
         assert_close(y, summed, bound.astype(np.float64))
 
 
@@ -185,10 +185,10 @@ def test_windows_have_the_same_bits_at_any_thread_count(thread_counts: tuple[int
         gk.set_num_threads(n)
         y, index, mean = output(x, g, np.float32), output(x, g, np.int64), output(x, g, np.float32)
         gx, spread = np.full_like(x, np.nan), np.full_like(x, np.nan)
-        cpu.max_window(x, y, index, g.pod)
-        cpu.average_window(x, mean, g.pod)
-        cpu.scatter_window(y, index, gx)
-        cpu.spread_window(y, spread, g.pod)
+        backend.max_window(x, y, index, g.pod)
+        backend.average_window(x, mean, g.pod)
+        backend.scatter_window(y, index, gx)
+        backend.spread_window(y, spread, g.pod)
         results.add(b"".join(a.tobytes() for a in (y, index, mean, gx, spread)))
     assert len(results) == 1
 
@@ -201,12 +201,12 @@ def test_rows_are_gathered_and_scattered_in_index_order(
     table, index = draw((11, width), dtype), np.random.default_rng(1).integers(0, 11, 2 * rows)[::2]
     for view in (table, np.asfortranarray(table)):
         picked = np.full((rows, width), np.nan, dtype)
-        cpu.gather_rows(view, index, picked)
+        backend.gather_rows(view, index, picked)
         np.testing.assert_array_equal(picked, table[index])
     values, expected = draw((rows, width), dtype, 2), np.zeros((11, width), dtype)
     np.add.at(expected, index, values)
     for n in thread_counts:
         gk.set_num_threads(n)
         total = np.full((11, width), np.nan, dtype)
-        cpu.scatter_rows(values, index, total)
+        backend.scatter_rows(values, index, total)
         np.testing.assert_array_equal(total, expected)

@@ -1,9 +1,24 @@
 // The module gankernels._cpu: one line per kernel of core/kernels.inc, then the few knobs of the CPU backend.
+#include "../cpu/conv_plan.hpp"
 #include "../cpu/dispatch.hpp"
 #include "../cpu/epilogue.hpp"
 #include "../cpu/kernels.hpp"
 #include "../cpu/parallel.hpp"
 #include "record.hpp"
+
+namespace {
+
+template <class T>
+py::tuple conv_plan(const gk::ConvGeometry& g, int slot, gk::ConvAlgorithm asked, bool with_fft) {
+  const auto open = static_cast<gk::cpu::ConvSlot>(slot);
+  py::list estimates;
+  for (const gk::cpu::ConvEstimate& e : gk::cpu::conv_estimates<T>(g, open, with_fft))
+    estimates.append(
+        py::make_tuple(static_cast<int>(e.path), e.products, e.visits, e.packed, e.stored, e.weights, e.cost));
+  return py::make_tuple(static_cast<int>(gk::cpu::conv_plan<T>(g, open, asked)), estimates);
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   using namespace gk;
@@ -75,6 +90,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   GK_BIND(m, lerp);
 
   bind_memory(m);
+  m.def("conv_plan_float32", &conv_plan<float>, "(path, estimates of the paths) for (geometry, slot, asked, with_fft)");
+  m.def("conv_plan_float64", &conv_plan<double>);
   m.def("num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads);
   m.def("isa", &cpu::isa_name, "the instruction set in use");

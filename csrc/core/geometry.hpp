@@ -34,7 +34,18 @@ struct UpsampleConvGeometry {
   int64_t factor[3] = {1, 1, 1};
 };
 
-enum class ConvAlgorithm : int { automatic = 0, direct = 1, im2col = 2, fft = 3, fast = 4, channels = 5, tf32 = 6, bf16 = 7 };
+enum class ConvAlgorithm : int {
+  automatic = 0,
+  direct = 1,
+  im2col = 2,
+  fft = 3,
+  fast = 4,
+  channels = 5,
+  tf32 = 6,
+  bf16 = 7,
+  measured = 8,
+  measured_fast = 9
+};
 
 // A pooling window over each (n, c) image.
 struct WindowGeometry {

@@ -1,51 +1,85 @@
-// Which path a convolution takes. The direct one (batch in the vector lanes) is the production path for every shape;
-// FFT is taken only where it is asked for ("fft") or allowed and predicted to be faster ("fast"), because its error is
-// relative to the image, not to the cell; where it does not cover the geometry the direct path is. im2col + matrix
-// product is the plain reference.
+// The three open slots of a convolution, computed by the path that conv_plan.cpp chooses.
+#include <chrono>
+
 #include "conv_paths.hpp"
-#include "conv_table.hpp"
+#include "conv_plan.hpp"
 #include "kernels.hpp"
 
 namespace gk::cpu {
 namespace {
 
-// Few taps never pay; where the two are close the direct path is taken.
-template <class T>
-bool fft_pays(const ConvGeometry& g) {
-  if (g.taps() < 27 || !conv_fft_covers<T>(g)) return false;
-  const double pairs = static_cast<double>(g.in_channels / g.groups * g.out_channels);
-  const double cells = static_cast<double>(g.batch * g.y_volume()) / conv_table<T>().lanes;
-  return conv_fft_cost<T>(g) < pairs * cells * static_cast<double>(g.taps());
+// Two inputs and the output, as views of five axes.
+template <class A, class B, class C>
+using Kernel = void (*)(A, B, C, const ConvGeometry&);
+
+template <class K>
+struct Paths {
+  K direct, channels, im2col, fft;
+
+  K of(ConvAlgorithm path) const {
+    switch (path) {
+      case ConvAlgorithm::channels:
+        return channels;
+      case ConvAlgorithm::im2col:
+        return im2col;
+      case ConvAlgorithm::fft:
+        return fft;
+      default:
+        return direct;
+    }
+  }
+};
+
+// The fastest of one run each, after a first one that fills the caches.
+template <class T, class Run>
+ConvAlgorithm measure(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked, const Run& run) {
+  ConvAlgorithm path;
+  if (conv_plan_known<T>(g, slot, asked, &path)) return path;
+  double least = -1;
+  path = ConvAlgorithm::direct;
+  for (const ConvEstimate& estimate : conv_estimates<T>(g, slot, asked == ConvAlgorithm::measured_fast)) {
+    const ConvAlgorithm candidate = estimate.path;
+    run(candidate);
+    const auto start = std::chrono::steady_clock::now();
+    run(candidate);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (least < 0 || seconds < least) least = seconds, path = candidate;
+  }
+  remember_conv_plan<T>(g, slot, asked, path);
+  return path;
 }
 
-template <class T, class Path>
-Path choose(ConvAlgorithm a, const ConvGeometry& g, Path direct, Path channels, Path im2col, Path fft) {
-  if (a == ConvAlgorithm::im2col) return im2col;
-  if (a == ConvAlgorithm::channels) return channels;
-  if (a == ConvAlgorithm::fast) return fft_pays<T>(g) ? fft : direct;
-  return a == ConvAlgorithm::fft && conv_fft_covers<T>(g) ? fft : direct;
+template <class T, class A, class B, class C>
+void run(const Paths<Kernel<A, B, C>>& paths, A a, B b, C c, const ConvGeometry& g, ConvSlot slot,
+         ConvAlgorithm asked) {
+  const auto with = [&](ConvAlgorithm path) { paths.of(path)(a.volume(), b.volume(), c.volume(), g); };
+  if (asked == ConvAlgorithm::measured || asked == ConvAlgorithm::measured_fast)
+    with(measure<T>(g, slot, asked, with));
+  else
+    with(conv_plan<T>(g, slot, asked));
 }
 
 }  // namespace
 
 template <class T>
 void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = choose<T>(a, g, conv_direct<T>, conv_channels<T>, conv_im2col<T>, conv_fft<T>);
-  path(x.volume(), w.volume(), y.volume(), g);
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_direct<T>, conv_channels<T>, conv_im2col<T>,
+                                                                   conv_fft<T>};
+  run<T>(paths, x, w, y, g, ConvSlot::y, a);
 }
 
 template <class T>
 void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path = choose<T>(a, g, conv_transpose_direct<T>, conv_transpose_channels<T>, conv_transpose_im2col<T>,
-                              conv_transpose_fft<T>);
-  path(y.volume(), w.volume(), x.volume(), g);
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_transpose_direct<T>, conv_transpose_channels<T>,
+                                                                   conv_transpose_im2col<T>, conv_transpose_fft<T>};
+  run<T>(paths, y, w, x, g, ConvSlot::x, a);
 }
 
 template <class T>
 void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
-  const auto path =
-      choose<T>(a, g, conv_weight_direct<T>, conv_weight_channels<T>, conv_weight_im2col<T>, conv_weight_fft<T>);
-  path(x.volume(), y.volume(), w.volume(), g);
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_weight_direct<T>, conv_weight_channels<T>,
+                                                                   conv_weight_im2col<T>, conv_weight_fft<T>};
+  run<T>(paths, x, y, w, g, ConvSlot::w, a);
 }
 
 #define GK_INSTANTIATE(T)                                                                                     \

@@ -38,18 +38,6 @@ Range tap_range(const std::vector<Phase>& phases) {
   return r;
 }
 
-// The part of all (output, tap) pairs of an axis that read the input; the others cost nothing while the axis is uncut.
-double served_part(const Axis& axis) {
-  double served = 0, all = 0;
-  for (const Phase& p : axis.phases)
-    for (const Tap& tap : p.taps) {
-      const int64_t begin = tap.e >= 0 ? 0 : ceil_div(-tap.e, axis.t);
-      const int64_t end = std::min(p.outputs, (axis.in - 1 - tap.e) / axis.t + 1);
-      served += static_cast<double>(end - begin), all += static_cast<double>(p.outputs);
-    }
-  return served / all;
-}
-
 // A window with gaps (a stride or dilation larger than the kernel): one cell for every output and tap is smaller.
 bool is_sparse(const Axis& axis, int64_t outputs) {
   const Range r = tap_range(axis.phases);
@@ -161,6 +149,22 @@ Axes identity_axes(const ConvGeometry& g) {
     axes[i].phases.push_back({0, 1, g.y[i], {{0, 0, 0, 0, 0}}});
   }
   return axes;
+}
+
+double tap_outputs(const Axis& axis) {
+  double all = 0;
+  for (const Phase& p : axis.phases) all += static_cast<double>(p.outputs * static_cast<int64_t>(p.taps.size()));
+  return all;
+}
+
+double served_part(const Axis& axis) {
+  double served = 0;
+  for (const Phase& p : axis.phases)
+    for (const Tap& tap : p.taps) {
+      const int64_t begin = tap.e >= 0 ? 0 : ceil_div(-tap.e, axis.t);
+      served += static_cast<double>(std::min(p.outputs, (axis.in - 1 - tap.e) / axis.t + 1) - begin);
+    }
+  return served / tap_outputs(axis);
 }
 
 bool every_output_served(const Axes& axes) {

@@ -58,6 +58,11 @@ Axes gather_axes(const ConvGeometry& g);             // open slot y: in = x, out
 Axes transposed_gather_axes(const ConvGeometry& g);  // open slot x: in = y, out = x
 Axes identity_axes(const ConvGeometry& g);           // every output reads itself: y packed as it is
 
+// The (output, tap) pairs of an axis, and the part of them that read the input; the others cost nothing while the axis
+// is uncut.
+double tap_outputs(const Axis& axis);
+double served_part(const Axis& axis);
+
 // Does every output read the input through some tap?
 bool every_output_served(const Axes& axes);
 

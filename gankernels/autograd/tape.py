@@ -290,6 +290,8 @@ def _seed(output: Tensor, ct: Tensor | None) -> Tensor:
             f"backward: the gradient has shape {ct.shape} and dtype {ct.dtype}, "
             f"the output {output.shape} and {output.dtype}"
         )
+    if type(ct.data) is not type(output.data):
+        raise RuntimeError(f"backward: the gradient is on {ct.device!r}, the output on {output.device!r}")
     return ct
 
 

@@ -289,6 +289,16 @@ class DeviceArray:
             f"an array on {self.device!r} is not copied to the host silently; call .cpu() on the tensor first"
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeviceArray:
+        """A row-major copy in memory of its own on the same device."""
+        copied: DeviceArray = self.backend.empty(self.shape, self.dtype)
+        self.backend.copy(self, copied)
+        memo[id(self)] = copied
+        return copied
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"an array on {self.device!r} is not pickled; save its .cpu() copy")
+
     def __bool__(self) -> NoReturn:
         raise TypeError(f"the truth of an array on {self.device!r} is not read silently; call .cpu() first")
 

@@ -6,6 +6,7 @@ The exporter keeps the array alive until the consumer calls the deleter; the imp
 from __future__ import annotations
 
 import ctypes
+import sys
 from math import prod
 from typing import Any
 
@@ -58,13 +59,22 @@ def _release(address: int) -> None:
     _exported.pop(address, None)
 
 
-def _forget(capsule: int) -> None:
-    """A capsule that nobody consumed takes its tensor with it."""
-    if _is_valid(capsule, _NAME):
-        _release(_pointer(capsule, _NAME))
+_release_callback = _Deleter(_release)
+_unread: list[Any] = []  # capsules that nobody had read when the last one was made
 
 
-_release_callback, _forget_callback = _Deleter(_release), _Deleter(_forget)
+def _sweep() -> None:
+    """Forget capsules that were read, and free the memory behind those that nobody can read any more.
+
+    A destructor in the capsule would run Python inside whatever error made the reader drop it.
+    """
+    for capsule in [c for c in _unread if not _is_valid(id(c), _NAME)]:
+        _unread.remove(capsule)
+        del capsule
+    for i in range(len(_unread) - 1, -1, -1):
+        if sys.getrefcount(_unread[i]) <= 2:  # the list's, and the argument's
+            _release(_pointer(id(_unread[i]), _NAME))
+            del _unread[i]
 
 
 def device_of(array: Any) -> tuple[int, int]:
@@ -109,7 +119,10 @@ def export(array: Any, stream: int | None, dl_device: tuple[int, int] | None, co
     )
     address = ctypes.addressof(managed)
     _exported[address] = (managed, shape, strides, array)
-    return _python.PyCapsule_New(address, _NAME, ctypes.cast(_forget_callback, ctypes.c_void_p))
+    _sweep()
+    capsule = _python.PyCapsule_New(address, _NAME, None)
+    _unread.append(capsule)
+    return capsule
 
 
 class ImportedBuffer:

@@ -210,7 +210,7 @@ def _train(x: Array, labels: Array, train: Array, validation: Array, test: Array
 
 def _logits(model: nn.Sequential, x: Array) -> Array:
     with gk.no_grad():
-        parts = [model(gk.tensor(x[i : i + 1024])).numpy()[:, 0] for i in range(0, len(x), 1024)]
+        parts = [model(gk.tensor(x[i : i + 1024])).cpu().numpy()[:, 0] for i in range(0, len(x), 1024)]
     return np.concatenate(parts).astype(np.float64)
 
 

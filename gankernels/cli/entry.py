@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gankernels.backends import cpu
+from gankernels.backends import cpu, default_device, device, why_not
 from gankernels.cli.errors import DONE, FAILURE, WRONG_USE, WrongUse, describe, sigterm_raises
 
 __all__ = ["main", "parser"]
@@ -32,6 +32,7 @@ exit codes:
 environment:
   GANKERNELS_NUM_THREADS   threads of the kernels (results do not depend on it)
   GANKERNELS_ISA           scalar, avx2 or avx512 instead of the best one present
+  GANKERNELS_CUDA_BACKEND  compiled or numba for --device cuda instead of the first that can run
 """
 
 
@@ -65,6 +66,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _device(arguments: argparse.Namespace) -> str:
+    """The device of a command: networks and their tensors are made there."""
+    chosen: str | None = getattr(arguments, "device", None)
+    if chosen is not None and (reason := why_not(chosen)) is not None:
+        raise WrongUse(f"--device {chosen} cannot be used: {reason}")
+    return chosen or default_device()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code (0 done, 1 failed, 2 wrong use, 75 stopped and saved)."""
     top = parser()
@@ -84,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             import gankernels
 
             gankernels.set_num_threads(arguments.threads)
-        with sigterm_raises():
+        with sigterm_raises(), device(_device(arguments)):
             code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code

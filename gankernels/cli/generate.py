@@ -24,7 +24,7 @@ EXAMPLES = """\
 
 def add(commands: Any) -> None:
     """Add the command."""
-    added = command(commands, "generate", run, "generate showers with a trained generator", EXAMPLES)
+    added = command(commands, "generate", run, "generate showers with a trained generator", EXAMPLES, device=True)
     added.add_argument("run_dir", type=Path, metavar="RUN", help="run directory that `gankernels train` made")
     added.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to be made, HDF5")
     added.add_argument("--events", type=count, metavar="N", help="number of showers (10000, or those of --like)")

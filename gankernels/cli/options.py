@@ -7,12 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from gankernels.backends import DEVICES
 from gankernels.cli.errors import WrongUse
 
 __all__ = ["check_target", "command", "count", "extents", "number", "seed", "span"]
 
 
-def command(commands: Any, name: str, run: Any, summary: str, examples: str, threads: bool = True) -> Any:
+def command(
+    commands: Any, name: str, run: Any, summary: str, examples: str, threads: bool = True, device: bool = False
+) -> Any:
     """Add a command with the options that all have; returns its parser."""
     added = commands.add_parser(
         name,
@@ -28,6 +31,8 @@ def command(commands: Any, name: str, run: Any, summary: str, examples: str, thr
         added.add_argument(
             "--threads", type=count, metavar="N", help="threads of the kernels; results do not depend on it"
         )
+    if device:
+        added.add_argument("--device", choices=DEVICES, help="where the networks run (cpu)")
     return added
 
 

@@ -33,6 +33,8 @@ class Run:
         Training data given by the user, absolute.
     unit, binning : str or None
         How they are read.
+    device : str
+        Where it was trained at first.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Run:
     files: list[Path]
     unit: str | None = None
     binning: str | None = None
+    device: str = "cpu"
 
     @property
     def config_file(self) -> Path:
@@ -96,7 +99,8 @@ def open_run(path: Path) -> Run:
         raise WrongUse(f"{path}: is no run directory (it has no run.json); `gankernels train` makes them")
     saved = _read_json(path / "run.json")
     try:
-        return Run(path, str(saved["recipe"]), [Path(f) for f in saved["files"]], saved["unit"], saved["binning"])
+        files, device = [Path(f) for f in saved["files"]], str(saved.get("device", "cpu"))
+        return Run(path, str(saved["recipe"]), files, saved["unit"], saved["binning"], device)
     except (KeyError, TypeError):
         raise WrongUse(f"{path / 'run.json'}: is not as `gankernels train` writes it") from None
 

@@ -44,7 +44,9 @@ SHORTCUTS = {
 
 def add(commands: Any) -> None:
     """Add the command."""
-    added = command(commands, "train", run, "train a recipe, generate showers and write a report", EXAMPLES)
+    added = command(
+        commands, "train", run, "train a recipe, generate showers and write a report", EXAMPLES, device=True
+    )
     added.add_argument("recipe", metavar="RECIPE", help="see `gankernels recipes`")
     data = added.add_argument_group("data")
     data.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help="files of Monte Carlo showers")
@@ -168,6 +170,7 @@ def _write_down(recipe: Recipe, request: Request, session: Session, directory: P
             "files": [str(f) for f in request.files],
             "unit": request.unit,
             "binning": str(request.binning) if request.binning else None,
+            "device": session.gan.device,
             "command": ["gankernels", *sys.argv[1:]],
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         },
@@ -184,6 +187,11 @@ def _resume(recipe: Recipe, arguments: argparse.Namespace) -> int:
     session, request = _open(recipe, request, directory)
     with closing(session):
         _check_same_data(saved, session)
+        if session.gan.device != saved.device:
+            print(
+                f"on {session.gan.device} from here, begun on {saved.device}: weights, optimizers and random streams "
+                "go on where they were; sums are rounded in another order, so that losses part in their last digits"
+            )
         if arguments.dry_run:
             from gankernels.cli.plan import plan
             from gankernels.gan.trainer import Trainer

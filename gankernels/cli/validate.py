@@ -20,7 +20,12 @@ EXAMPLES = """\
 def add(commands: Any) -> None:
     """Add the command."""
     added = command(
-        commands, "validate", run, "compare generated showers with Monte Carlo ones and write a report", EXAMPLES
+        commands,
+        "validate",
+        run,
+        "compare generated showers with Monte Carlo ones and write a report",
+        EXAMPLES,
+        device=True,
     )
     added.add_argument("generated", type=Path, metavar="GENERATED", help="file of generated showers")
     added.add_argument("--reference", type=Path, required=True, metavar="FILE", help="file of Monte Carlo showers")

@@ -10,16 +10,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
-
-import numpy as np
 
 from gankernels.autograd import Tensor
 from gankernels.ops import (
     abs,
+    arange,
     atan2,
     cat,
-    from_array,
     log_softmax,
     maximum,
     mean,
@@ -27,15 +26,26 @@ from gankernels.ops import (
     softplus,
     sqrt,
     square,
+    tensor,
     where,
 )
 from gankernels.ops import sum as total
 
-__all__ = ["Auxiliary", "AuxiliaryKind", "bin_counts", "image_sum", "mape", "measured_angle"]
+__all__ = ["Auxiliary", "AuxiliaryKind", "bin_counts", "constant", "image_sum", "mape", "measured_angle"]
 
 AuxiliaryKind = Literal["mape", "mae", "mse", "bce", "cross_entropy"]
 KERAS_EPSILON = 1e-7
 EMPTY_ANGLE = 100.0  # what 3DGAN gives an empty event
+
+
+def constant(values: tuple[float, ...], beside: Tensor) -> Tensor:
+    """Numbers (K,) of the dtype and on the device of another tensor; made once, so that a step copies nothing."""
+    return _constant(values, str(beside.dtype), beside.device)
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: str, device: str) -> Tensor:
+    return tensor(values, dtype=dtype, device=device)
 
 
 def mape(estimate: Tensor, target: Tensor, epsilon: float = KERAS_EPSILON) -> Tensor:
@@ -75,8 +85,9 @@ class Auxiliary:
     def __call__(self, estimate: Tensor, target: Tensor) -> Tensor:
         """The unweighted loss, a scalar, of an estimate (N,), (N, 1) or (N, K)."""
         if self.kind == "cross_entropy":
-            rows = np.arange(estimate.shape[1])[None, :] == target.numpy()[:, None]
-            return mean(total(where(from_array(rows), log_softmax(estimate, 1), estimate * 0.0), 1)) * -1.0
+            classes = arange(estimate.shape[1], device=estimate.device)
+            rows = classes.reshape(1, -1) == target.reshape(-1, 1)
+            return mean(total(where(rows, log_softmax(estimate, 1), estimate * 0.0), 1)) * -1.0
         if estimate.shape != target.shape:
             if estimate.numel() != target.numel():
                 raise ValueError(f"Auxiliary: the estimate has shape {estimate.shape}, its target {target.shape}")
@@ -113,7 +124,7 @@ def bin_counts(images: Tensor, edges: Sequence[float], softness: float = 0.05) -
     """
     if not edges or any(e <= 0 for e in edges) or any(a >= b for a, b in itertools.pairwise(edges)):
         raise ValueError(f"bin_counts: expected increasing positive edges, got {list(edges)}")
-    column = from_array(np.asarray(edges, dtype=images.dtype).reshape(-1, 1))
+    column = constant(tuple(edges), images).reshape(-1, 1)
     flat = images.reshape(images.shape[0], 1, -1)
     above = total(sigmoid((flat - column) / (column * softness)), 2)
     zero = above[:, :1] * 0.0
@@ -140,7 +151,7 @@ def measured_angle(images: Tensor) -> Tensor:
         raise ValueError(f"measured_angle: expected images of shape (N, 1, X, Y, Z), got {images.shape}")
     n, _, nx, ny, nz = images.shape
     cells = images.reshape(n, nx, ny, nz)
-    x, y, z = (from_array((np.arange(k) + 0.5).astype(images.dtype)) for k in (nx, ny, nz))
+    x, y, z = (constant(tuple(i + 0.5 for i in range(k)), images) for k in (nx, ny, nz))
     layer = total(cells, (1, 2))
     safe_layer = where(layer > 0, layer, layer * 0.0 + 1.0)
     x_mid = total(total(cells, 2) * x.reshape(1, nx, 1), 1) / safe_layer

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from gankernels._extras import require
 from gankernels.autograd import Tensor
+from gankernels.ops import from_array
 
 __all__ = ["FORMAT", "Checkpoint", "CheckpointError", "best", "find", "load", "mark_best", "pack", "save", "unpack"]
 
@@ -62,10 +63,15 @@ def _safetensors() -> Any:
 
 
 # ---- state with tensors inside <-> JSON and arrays -----------------------------------------------------------------
+def _dense(array: Any) -> NDArray[Any]:
+    """A row-major copy on the host of an array, or of a tensor wherever it is."""
+    return np.array(array.detach().cpu().numpy() if isinstance(array, Tensor) else array, order="C")
+
+
 def pack(tree: Any, prefix: str, arrays: Arrays) -> Any:
     """The tree as JSON can hold it; its tensors go to `arrays` under names that begin with prefix."""
     if isinstance(tree, (Tensor, np.ndarray)):
-        arrays[prefix] = np.array(tree.data if isinstance(tree, Tensor) else tree, order="C")
+        arrays[prefix] = _dense(tree)
         return {"__array__": prefix}
     if isinstance(tree, Mapping):
         ints = bool(tree) and all(isinstance(key, int) for key in tree)
@@ -86,7 +92,7 @@ def unpack(tree: Any, arrays: Arrays) -> Any:
         if tree.keys() == {"__array__"}:
             if tree["__array__"] not in arrays:
                 raise CheckpointError(f"checkpoint: tensor {tree['__array__']!r} is missing")
-            return Tensor(arrays[tree["__array__"]])
+            return from_array(arrays[tree["__array__"]])
         if tree.keys() == {"__int_keys__"}:
             return {int(key): unpack(value, arrays) for key, value in tree["__int_keys__"].items()}
         return {key: unpack(value, arrays) for key, value in tree.items()}
@@ -159,7 +165,7 @@ def save(
     tensors = _safetensors()
     files = {"state.json": json.dumps(state).encode()}
     for group, entries in arrays.items():
-        dense = {n: np.array(t.data if isinstance(t, Tensor) else t, order="C") for n, t in entries.items()}
+        dense = {n: _dense(t) for n, t in entries.items()}
         files[f"{group}.safetensors"] = tensors.save(dense)
     temporary = root / f".tmp-{step:06d}-{os.getpid()}"
     try:

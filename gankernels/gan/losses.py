@@ -25,6 +25,7 @@ from gankernels.gan.config import closest, option
 from gankernels.gan.model import GAN, Conditions
 from gankernels.ops import Generator, full, mean, relu, softplus, sqrt, square, where
 from gankernels.ops import sum as total
+from gankernels.ops.update import clamp_
 
 __all__ = [
     "LossConfig",
@@ -126,7 +127,7 @@ class LossConfig:
 def discriminator_loss(name: str, logits: Tensor, targets: Tensor | float) -> Tensor:
     """Mean loss of logits (N, 1) whose targets are (N, 1) or one number: 1 real, 0 fake."""
     if not isinstance(targets, Tensor):
-        targets = full(logits.shape, targets, dtype=logits.dtype)
+        targets = full(logits.shape, targets, dtype=logits.dtype, device=logits.device)
     return mean(_DISCRIMINATOR[name](logits, targets))
 
 
@@ -135,7 +136,9 @@ def generator_loss(name: str, logits: Tensor) -> Tensor:
     return mean(_GENERATOR[name](logits))
 
 
-def labels(n: int, config: LossConfig, real: bool, generator: Generator, dtype: Any = np.float32) -> Tensor:
+def labels(
+    n: int, config: LossConfig, real: bool, generator: Generator, dtype: Any = np.float32, device: str | None = None
+) -> Tensor:
     """Targets (n, 1) of n real or fake images: smoothed, and each flipped with probability `label_flip`.
 
     The generator is used only if flips are on.
@@ -143,9 +146,10 @@ def labels(n: int, config: LossConfig, real: bool, generator: Generator, dtype: 
     straight, flipped = config.real_label, config.fake_label
     if not real:
         straight, flipped = flipped, straight
-    values = full((n, 1), straight, dtype=dtype)
+    values = full((n, 1), straight, dtype=dtype, device=device)
     if config.label_flip > 0:
-        values = where(generator.uniform((n, 1)) < config.label_flip, full((n, 1), flipped, dtype=dtype), values)
+        other = full((n, 1), flipped, dtype=dtype, device=device)
+        values = where(generator.uniform((n, 1), device=device) < config.label_flip, other, values)
     return values
 
 
@@ -154,7 +158,7 @@ def gradient_penalty(gan: GAN, real: Tensor, fake: Tensor, conditions: Condition
 
     Recorded, so that it can be differentiated with respect to D's weights (double backward).
     """
-    u = generator.uniform((real.shape[0], *(1,) * (real.ndim - 1)), real.dtype)
+    u = generator.uniform((real.shape[0], *(1,) * (real.ndim - 1)), real.dtype, real.device)
     x = (real.detach() * u + fake.detach() * (1.0 - u)).detach().requires_grad_()
     (slope,) = grad(total(gan.discriminate(x, conditions).logits), x, create_graph=True)
     norm = sqrt(total(square(slope), tuple(range(1, slope.ndim))) + 1e-12)
@@ -171,6 +175,4 @@ def r1_penalty(gan: GAN, real: Tensor, conditions: Conditions) -> Tensor:
 def clip_weights(parameters: list[Tensor], bound: float) -> None:
     """Bring every weight into [-bound, bound], in place (Arjovsky et al. 2017, algorithm 1)."""
     for p in parameters:
-        values = p.detach().numpy()
-        np.clip(values, -bound, bound, out=values)
-        p.version += 1
+        clamp_(p, -bound, bound)

@@ -43,6 +43,10 @@ class Batch:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def to(self, device: str) -> Batch:
+        """The same events on a device; itself if they are there."""
+        return Batch(self.images.to(device), {name: values.to(device) for name, values in self.conditions.items()})
+
 
 @dataclass
 class Scores:
@@ -81,9 +85,23 @@ class GAN:
     auxiliary: Mapping[str, Auxiliary] = MappingProxyType({})
     replayable: bool = False
 
+    @property
+    def device(self) -> str:
+        """Where the generator is, and all that belongs to it must be."""
+        return str(next(self.generator.parameters()).device)
+
+    def to(self, device: str) -> GAN:
+        """Move both networks and every tensor of the GAN to a device, in place; returns self."""
+        self.generator.to(device)
+        self.discriminator.to(device)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
     def noise(self, n: int, generator: Generator) -> Tensor:
         """Noise of n events, standard normal (n, latent)."""
-        return generator.normal((n, self.latent))
+        return generator.normal((n, self.latent), device=self.device)
 
     def generate(self, noise: Tensor, conditions: Conditions) -> Tensor:
         """Images (N, C, *X) in the network's units."""
@@ -110,6 +128,7 @@ class GAN:
 
         The noise is drawn in pieces of 64 events whatever the chunk: it decides about memory and not about images.
         """
+        conditions = {name: values.to(self.device) for name, values in conditions.items()}
         n = len(next(iter(conditions.values())))
         mode = self.generator.training
         self.generator.eval()

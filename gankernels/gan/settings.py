@@ -17,7 +17,9 @@ from gankernels.gan.losses import LossConfig
 __all__ = ["OptimizerConfig", "TrainerConfig", "learning_rate_factor", "make_optimizer", "planned_steps"]
 
 OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
-ConvAlgorithm = Literal["auto", "direct", "im2col", "fft", "fast", "channels", "tf32", "bf16"]
+ConvAlgorithm = Literal[
+    "auto", "direct", "im2col", "fft", "fast", "channels", "tf32", "bf16", "measured", "measured_fast"
+]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]
 
 
@@ -81,7 +83,7 @@ class TrainerConfig:
     conv_algorithm: ConvAlgorithm = option(
         "auto",
         "convolutions of the training steps: auto (FFT where it pays, never for images leaving the generator), "
-        "direct, channels, im2col, fft, fast, or on a GPU tf32 or bf16; samples are made with auto",
+        "direct, channels, im2col, fft, fast, measured, or on a GPU tf32 or bf16; samples are made with auto",
     )
     replay: bool = option(True, "run recorded kernel calls instead of Python where networks are small; same results")
     max_grad_norm: float = option(0.0, "longer gradients are shortened to this norm; 0: never")

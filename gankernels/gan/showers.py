@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gankernels.autograd import Tensor
 from gankernels.calo.showers import Grid, Showers
 from gankernels.gan.model import GAN, Batch, Conditions
-from gankernels.ops import Generator, from_array
+from gankernels.ops import Generator, from_array, tensor
 
 __all__ = ["ShowerGAN"]
 
@@ -47,6 +47,7 @@ class ShowerGAN(GAN):
     ) -> None:
         self.grid = grid
         self.scale = np.asarray(scale, dtype=np.float32)
+        self.inverse_scale = tensor(1.0 / self.scale)
         self.power = power
         self.relative = relative
         self.threshold_gev = threshold_gev
@@ -59,7 +60,7 @@ class ShowerGAN(GAN):
         if missing:
             raise ValueError(f"the networks need the condition {missing[0]!r}; given are {['energy_gev', *labels]}")
         given = {"energy": energy_gev, **{name: labels[name] for name in self.condition_names}}
-        return {name: from_array(np.ascontiguousarray(v, dtype=np.float32)) for name, v in given.items()}
+        return {name: tensor(v, dtype=np.float32, device=self.device) for name, v in given.items()}
 
     def to_batch(self, showers: Showers) -> Batch:
         """Showers as the networks see them."""
@@ -72,7 +73,7 @@ class ShowerGAN(GAN):
 
     def to_showers(self, images: Tensor, energy_gev: Array, labels: dict[str, Array]) -> Showers:
         """Generated images in GeV, cells below the threshold emptied."""
-        cells = np.maximum(images.detach().numpy()[:, 0], 0.0)
+        cells = np.maximum(images.detach().cpu().numpy()[:, 0], 0.0)
         if self.power != 1.0:
             cells = np.power(cells, np.float32(1.0 / self.power))
         cells = cells / self.scale
@@ -84,7 +85,7 @@ class ShowerGAN(GAN):
     def linear(self, images: Tensor, conditions: Conditions) -> Tensor:
         """Cells in GeV from images, as an operation: for sums of energy in losses."""
         cells = images if self.power == 1.0 else (images + 1e-12) ** (1.0 / self.power)
-        cells = cells * from_array(1.0 / self.scale)
+        cells = cells * self.inverse_scale
         return cells * conditions["energy"].reshape(-1, 1, 1, 1, 1) if self.relative else cells
 
     def generate_showers(

@@ -109,7 +109,7 @@ class Updates:
     # ---- losses --------------------------------------------------------------------------------------------------
     def _judge(self, batch: Batch, real: bool) -> Tensor:
         scores = self.gan.discriminate(batch.images, batch.conditions)
-        t = labels(len(batch), self.config.losses, real, self.rng["labels"], scores.logits.dtype)
+        t = labels(len(batch), self.config.losses, real, self.rng["labels"], scores.logits.dtype, scores.logits.device)
         validity = discriminator_loss(self.config.losses.discriminator, scores.logits, t)
         side = "d_real" if real else "d_fake"
         self._noted[side] = validity

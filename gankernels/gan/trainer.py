@@ -149,7 +149,7 @@ class Trainer:
         self.losses.clear()
         with using_conv_algorithm(self.config.conv_algorithm):
             for _ in range(self.config.d_steps):
-                real = next(self.data)
+                real = next(self.data).to(self.gan.device)
                 fake = self.updates.fakes(real)
                 self.updates.discriminator(real, fake)
             for _ in range(self.config.g_steps):
@@ -200,7 +200,7 @@ class Trainer:
         if self.directory is None:
             raise CheckpointError("Trainer.save: the trainer has no directory")
         networks = {"generator": self.gan.generator.state_dict(), "discriminator": self.gan.discriminator.state_dict()}
-        named = [(f"{net}.{name}", t.data) for net, state in networks.items() for name, t in state.items()]
+        named = ((f"{net}.{name}", _read(t)) for net, state in networks.items() for name, t in state.items())
         check_finite(named, self.step, self.checkpoint)
         optimizers: dict[str, Any] = {}
         state = {
@@ -314,17 +314,17 @@ class Trainer:
         check_losses(losses, self.step + 1, self.checkpoint)
 
     def _check_health(self, real: Batch, fake: Batch) -> None:
-        named = [(f"{net}.{name}", p.data) for net in ("generator", "discriminator")
-                 for name, p in getattr(self.gan, net).named_parameters()]  # fmt: skip
+        named = ((f"{net}.{name}", _read(p)) for net in ("generator", "discriminator")
+                 for name, p in getattr(self.gan, net).named_parameters())  # fmt: skip
         check_finite(named, self.step, self.checkpoint)
         real_condition, fake_condition = (b.conditions.get(self.config.health.condition) for b in (real, fake))
         self.health.check(
             self.step,
-            real.images.data,
-            fake.images.data,
+            _read(real.images),
+            _read(fake.images),
             self.losses,
-            None if real_condition is None else real_condition.data,
-            None if fake_condition is None else fake_condition.data,
+            None if real_condition is None else _read(real_condition),
+            None if fake_condition is None else _read(fake_condition),
             checkpoint=self.checkpoint,
             warn=self.say,
         )
@@ -367,6 +367,11 @@ class Trainer:
         finally:
             self._progress.close()
             self._log.close()
+
+
+def _read(t: Tensor) -> Any:
+    """The numbers on the host: where a check looks at them, and nowhere else in a step."""
+    return t.detach().cpu().numpy()
 
 
 def load_generator(

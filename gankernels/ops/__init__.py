@@ -14,6 +14,7 @@ from gankernels.ops.conv import (
     set_conv_algorithm,
     using_conv_algorithm,
 )
+from gankernels.ops.conv_plan import ConvPlan, conv_plan
 from gankernels.ops.creation import arange, eye, from_array, full, linspace, ones, ones_like, tensor, zeros, zeros_like
 from gankernels.ops.derived import (
     allclose,
@@ -79,6 +80,7 @@ from gankernels.ops.upsample_conv import unfused_upsample_conv, upsample_conv
 from gankernels.ops.window import avg_pool, max_pool, sum_blocks, upsample_nearest
 
 __all__ = [
+    "ConvPlan",
     "Generator",
     "Replay",
     "abs",
@@ -99,6 +101,7 @@ __all__ = [
     "col2im",
     "conv",
     "conv_algorithm",
+    "conv_plan",
     "conv_transpose",
     "conv_weight",
     "cos",

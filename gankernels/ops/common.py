@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor, record
-from gankernels.backends import DEVICES, backend_of
+from gankernels.backends import DEVICES, backend_of, default_device
 from gankernels.backends.device_array import DeviceArray
 from gankernels.geometry import MAX_ELEMENTS, is_int
 
@@ -22,8 +22,10 @@ __all__ = [
     "check_float",
     "check_shape",
     "contiguous",
+    "default_device",
     "empty_like",
     "extents",
+    "filled",
     "is_scalar",
     "promote",
     "same_device",
@@ -58,7 +60,14 @@ def scalar_beside(t: Tensor, value: Any) -> Tensor:
         dtype = np.dtype(np.bool_)
     else:
         dtype = np.dtype(np.int64 if isinstance(value, (int, np.integer)) else np.float32)
-    return Tensor(backend_of(t.data).full((), value, dtype))
+    return Tensor(filled(backend_of(t.data), (), value, dtype))
+
+
+def filled(backend: Any, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
+    """An array of one value; kernels take it as a double, which holds integers up to 2**53 only."""
+    if dtype == np.int64 and not -(2**53) <= value <= 2**53:
+        return backend.from_host(np.full(shape, value, dtype))
+    return backend.full(shape, value, dtype)
 
 
 def same_device(op: str, **operands: Any) -> None:

@@ -17,6 +17,7 @@ from gankernels.backends import backend_of
 from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
 from gankernels.ops.common import check_float, check_shape, empty_like
+from gankernels.ops.conv_plan import log_plan
 from gankernels.ops.epilogue import Epilogue, opened
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _algorithm = "auto"
+_UNSEEN = {"auto": "fast", "measured": "measured_fast"}
 _state = threading.local()
 
 
@@ -42,16 +44,20 @@ def set_conv_algorithm(name: str) -> None:
     Parameters
     ----------
     name : str
-        "auto": "direct" for values, "fast" for gradients (whatever a backward pass computes) and for `hidden_values`.
+        "auto": "direct" or "channels", whichever is predicted to be faster (`conv_plan` says which and why); for
+        gradients (whatever a backward pass computes) and for `hidden_values` "fast".
         "direct": batch in the vector lanes.
         "channels": output channels in the vector lanes, for wide layers and small batches.
         "im2col": explicit columns and a matrix product, the plain reference.
         "fft": products of spectra, channels of images in the vector lanes.
-        "fast": "fft" where it is predicted to be faster (many taps, enough channels), else "direct".
+        "fast": as "auto", and "fft" where that is predicted to be faster still.
+        "measured": as "auto", by the clock: the first call for a geometry tries every path, the process remembers the
+        fastest. So two runs can differ in the last bits. Gradients and `hidden_values` take "measured_fast".
+        "measured_fast": the same with "fft" among the paths.
         "tf32", "bf16": on a GPU, float32 factors rounded to 11 or 8 bits and summed in float32 on tensor cores, with
-        relative errors near 1e-3 and 8e-3 of the products; the CPU computes "direct".
+        relative errors near 1e-3 and 8e-3 of the products; the CPU computes "auto".
 
-    On a GPU "auto", "fast", "fft", "direct" and "channels" are plain float32 arithmetic.
+    On a GPU "auto", "fast", "measured", "fft", "direct" and "channels" are plain float32 arithmetic.
 
     Notes
     -----
@@ -103,26 +109,32 @@ def hidden_values(on: bool = True) -> Iterator[None]:
 
 
 def algorithm_code() -> int:
-    """The algorithm by number: "auto" is fast for gradients and hidden values, direct for all others."""
+    """The algorithm by number: "auto" and "measured" may take FFT for gradients and hidden values."""
     unseen = is_differentiating() or getattr(_state, "hidden", False)
-    return CONV_ALGORITHMS["fast" if _algorithm == "auto" and unseen else _algorithm]
+    return CONV_ALGORITHMS[_UNSEEN.get(_algorithm, _algorithm) if unseen else _algorithm]
 
 
 def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:
     y = empty_like(x, g.y_shape)
-    backend_of(x).conv(x, w, y, g.pod, algorithm_code())
+    algorithm = algorithm_code()
+    log_plan(g, "y", algorithm, y)
+    backend_of(x).conv(x, w, y, g.pod, algorithm)
     return y
 
 
 def _open_x(w: Any, y: Any, g: ConvGeometry) -> Any:
     x = empty_like(y, g.x_shape)
-    backend_of(y).conv_transpose(y, w, x, g.pod, algorithm_code())
+    algorithm = algorithm_code()
+    log_plan(g, "x", algorithm, x)
+    backend_of(y).conv_transpose(y, w, x, g.pod, algorithm)
     return x
 
 
 def _open_w(x: Any, y: Any, g: ConvGeometry) -> Any:
     w = empty_like(x, g.w_shape)
-    backend_of(x).conv_weight(x, y, w, g.pod, algorithm_code())
+    algorithm = algorithm_code()
+    log_plan(g, "w", algorithm, w)
+    backend_of(x).conv_weight(x, y, w, g.pod, algorithm)
     return w
 
 

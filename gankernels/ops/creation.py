@@ -9,7 +9,7 @@ import numpy as np
 from gankernels.autograd import Tensor
 from gankernels.backends import backend_of, dlpack, get, why_not
 from gankernels.backends.device_array import DeviceArray
-from gankernels.ops.common import check_shape, extents, to_host
+from gankernels.ops.common import check_shape, extents, filled, to_host
 
 __all__ = [
     "arange",
@@ -190,7 +190,7 @@ def full(
     shape: Any, value: float, *, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of one value; shape an int or ints. `device` None: the default device."""
-    return Tensor(get(device).full(extents("full", shape), value, kept_dtype("full", dtype)), requires_grad)
+    return Tensor(filled(get(device), extents("full", shape), value, kept_dtype("full", dtype)), requires_grad)
 
 
 def zeros(*shape: Any, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False) -> Tensor:

@@ -27,9 +27,12 @@ def _target(op: str, p: Tensor, *others: Tensor) -> None:
             )
 
 
-def _gradient(op: str, p: Tensor, g: Tensor) -> Any:
+def _gradient(op: str, p: Tensor, g: Tensor, *states: Tensor | None) -> Any:
     """The gradient's array, contiguous."""
     _target(op, p, g)
+    for t in states:
+        if t is not None and type(t.data) is not type(p.data):
+            same_device(op, **{"the tensor to change": p, "the optimizer's state": t})
     return g.data if g.data.flags.c_contiguous else backend_of(g.data).contiguous(g.data)
 
 
@@ -46,7 +49,7 @@ def sgd_step(
 ) -> None:
     """One step of torch.optim.SGD on p; `step` counts from 1. momentum_buffer: p's shape, None without momentum."""
     backend = backend_of(p.data)
-    array = _gradient("sgd_step", p, g)
+    array = _gradient("sgd_step", p, g, momentum_buffer)
     buffer = backend.empty((0,), p.dtype) if momentum_buffer is None else momentum_buffer.data
     backend.sgd_step(p.data, array, buffer, lr, momentum, dampening, weight_decay, nesterov, step)
     p.version += 1
@@ -66,7 +69,7 @@ def adam_step(
     step: int,
 ) -> None:
     """One step of torch.optim.Adam on p (decoupled: AdamW); `step` counts from 1."""
-    array = _gradient("adam_step", p, g)
+    array = _gradient("adam_step", p, g, exp_avg, exp_avg_sq)
     backend_of(p.data).adam_step(
         p.data, array, exp_avg.data, exp_avg_sq.data, lr, beta1, beta2, eps, weight_decay, decoupled, step
     )
@@ -87,7 +90,7 @@ def rmsprop_step(
 ) -> None:
     """One step of torch.optim.RMSprop on p; centred where grad_avg is given."""
     backend = backend_of(p.data)
-    array = _gradient("rmsprop_step", p, g)
+    array = _gradient("rmsprop_step", p, g, square_avg, momentum_buffer, grad_avg)
     none = backend.empty((0,), p.dtype)
     buffer = none if momentum_buffer is None else momentum_buffer.data
     average = none if grad_avg is None else grad_avg.data

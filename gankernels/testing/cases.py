@@ -116,12 +116,17 @@ _CONV_EDGES = [
           dilation=(2, 1, 3), groups=2),
     _case("3d pointwise", "conv", (3, 7, 3, 3, 3), (5, 7, 1, 1, 1)),
     _case("3d 17 images of 17 channels", "conv", (17, 17, 3, 3, 3), (9, 17, 2, 2, 2)),
+    _case("2d wide, few positions", "conv", (2, 64, 8, 8), (96, 64, 4, 4), stride=2, padding=1),
+    _case("2d wide, pointwise", "conv", (3, 80, 5, 5), (72, 80, 1, 1)),
+    _case("3d one image into many channels", "conv", (1, 8, 5, 5, 6), (64, 8, 4, 4, 4), padding="same"),
+    _case("2d many images of few channels", "conv", (32, 3, 10, 9), (8, 3, 3, 3), padding=1),
     _case("3d no image", "conv", (0, 3, 5, 5, 5), (4, 3, 3, 3, 3)),
 ]  # fmt: skip
 
 _TRANSPOSE_EDGES = [
     _case("1d up", "conv_transpose", (2, 3, 5), (3, 4, 4), stride=2, padding=1),
     _case("2d up", "conv_transpose", (2, 4, 3, 4), (4, 3, 3, 2), stride=(2, 3), padding=(1, 0), output_padding=(1, 2)),
+    _case("2d up, wide", "conv_transpose", (2, 96, 4, 4), (96, 64, 4, 4), stride=2, padding=1),
     _case("2d groups", "conv_transpose", (2, 4, 3, 4), (4, 3, 2, 3), stride=2, groups=2, dilation=(2, 1)),
     _case("2d gaps", "conv_transpose", (2, 2, 3, 3), (2, 3, 1, 2), stride=(3, 4), output_padding=(2, 1)),
     _case("2d same", "conv_transpose", (2, 3, 4, 3), (3, 2, 5, 4), stride=2, padding="same"),

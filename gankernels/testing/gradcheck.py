@@ -65,7 +65,7 @@ def _check(f: Function, arrays: list[Array], order: int, eps: float, tol: float,
     if not y.requires_grad:
         raise AssertionError(f"{name}: the output does not depend on any input")
     gradients = grad(y, tensors, tensor(ct), allow_unused=True)
-    found = [np.zeros(a.shape) if g is None else g.numpy() for a, g in zip(arrays, gradients, strict=True)]
+    found = [np.zeros(a.shape) if g is None else g.cpu().numpy() for a, g in zip(arrays, gradients, strict=True)]
     for a, g in zip(arrays, found, strict=True):
         if g.shape != a.shape:
             raise AssertionError(f"{name}: a gradient has shape {g.shape}, its input {a.shape}")
@@ -73,12 +73,12 @@ def _check(f: Function, arrays: list[Array], order: int, eps: float, tol: float,
 
     def value(step: float) -> Array:
         moved = [tensor(a + step * d) for a, d in zip(arrays, direction, strict=True)]
-        return f(*moved).detach().numpy()
+        return f(*moved).detach().cpu().numpy()
 
     quotient = _inner(ct, (value(eps) - value(-eps)) / (2 * eps))
     along = sum(_inner(g, d) for g, d in zip(found, direction, strict=True))
     scale = sum(float(np.linalg.norm(g) * np.linalg.norm(d)) for g, d in zip(found, direction, strict=True))
-    scale += float(np.linalg.norm(ct) * np.linalg.norm(y.detach().numpy())) + 1.0
+    scale += float(np.linalg.norm(ct) * np.linalg.norm(y.detach().cpu().numpy())) + 1.0
     if not abs(along - quotient) <= tol * scale:
         raise AssertionError(f"{name}: the gradient gives {along!r} along a random direction, differences {quotient!r}")
     if order > 1:
@@ -110,7 +110,7 @@ def check_adjoint(
         With both numbers.
     """
     y = np.random.default_rng(seed).standard_normal(tuple(y_shape))
-    fx, ay = forward(tensor(x)).numpy(), adjoint(tensor(y)).numpy()
+    fx, ay = forward(tensor(x)).cpu().numpy(), adjoint(tensor(y)).cpu().numpy()
     if fx.shape != y.shape or ay.shape != np.shape(x):
         raise AssertionError(f"adjoint: shapes {fx.shape} and {ay.shape}, expected {y.shape} and {np.shape(x)}")
     left, right = _inner(y, fx), _inner(ay, np.asarray(x))

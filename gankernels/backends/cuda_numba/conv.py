@@ -7,8 +7,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from gankernels.backends.cuda_numba.arrays import empty, flat, flats
-from gankernels.backends.cuda_numba.gemm import Tile, tile_for
+from gankernels.backends.cuda_numba.gemm import Tile, tile_for, weight_tile_for
 from gankernels.backends.cuda_numba.launch import launch, scalar_type, volume
 from gankernels.backends.cuda_numba.plan import ENTRY, HEADER, PHASE, gather_plan, split_pod, weight_plan
 from gankernels.backends.cuda_numba.pointwise import fill
@@ -20,13 +22,14 @@ __all__ = ["conv", "conv_transpose", "conv_weight"]
 
 _WEIGHT_DEPTH = 16  # positions of a slice of conv_weight: runs of 64 bytes of float
 _LEAST_PART = 256  # images times positions that are worth a block of their own
+_NOWHERE = -(1 << 60)  # a cell outside of every image, whatever the tap
 
 
 @lru_cache(maxsize=16)
 def _gather_kernel(T: Any, tile: Tile) -> Any:
     BM, BN, BK, TM, TN = tile
     NT, MS, NS = tile.threads, BM // TM, BN // TN
-    assert NT == BN, "every thread loads one column"
+    CT = BN // NT  # columns that a thread loads
     zero = T(0)
 
     def gather_conv_kernel(x: Any, w: Any, y: Any, plan: Any) -> None:
@@ -54,19 +57,27 @@ def _gather_kernel(T: Any, tile: Tile) -> Any:
         w0 = plan[15] + group * plan[17]
         w_row = plan[16]
         entries = HEADER + plan[0] * PHASE
-        # the column that this thread loads
-        column = n0 + t
-        rest = column // PW
-        pw = column - rest * PW
-        image = rest // PH
-        ph = rest - image * PH
-        rest = image
-        image = rest // PD
-        pd = rest - image * PD
-        d0 = plan[f + 6] + pd * plan[f + 9]
-        h0 = plan[f + 7] + ph * plan[f + 10]
-        v0 = plan[f + 8] + pw * plan[f + 11]
-        x0 = plan[18] + image * plan[7] + group * plan[19] * plan[8] + d0 * plan[20] + h0 * plan[21] + v0 * plan[22]
+        # the columns that this thread loads: cell of a tap without shift, and where it lies
+        d0 = cuda.local.array(CT, np.int64)
+        h0 = cuda.local.array(CT, np.int64)
+        v0 = cuda.local.array(CT, np.int64)
+        x0 = cuda.local.array(CT, np.int64)
+        for i in range(CT):
+            column = n0 + t + i * NT
+            rest = column // PW
+            pw = column - rest * PW
+            image = rest // PH
+            ph = rest - image * PH
+            rest = image
+            image = rest // PD
+            pd = rest - image * PD
+            d = plan[f + 6] + pd * plan[f + 9]
+            h = plan[f + 7] + ph * plan[f + 10]
+            v = plan[f + 8] + pw * plan[f + 11]
+            x0[i] = plan[18] + image * plan[7] + group * plan[19] * plan[8] + d * plan[20] + h * plan[21] + v * plan[22]
+            d0[i] = d if column < columns else _NOWHERE
+            h0[i] = h
+            v0[i] = v
         for i in range(TM):
             for j in range(TN):
                 sums[i, j] = zero
@@ -76,13 +87,16 @@ def _gather_kernel(T: Any, tile: Tile) -> Any:
                 inside = m0 + m < M and k0 + k < K1
                 wt[k, m] = w[w0 + (m0 + m) * w_row + plan[entries + (k0 + k) * ENTRY]] if inside else zero
             for k in range(BK):
-                value = zero
-                if k0 + k < K1 and column < columns:
+                if k0 + k < K1:
                     at = entries + (k0 + k) * ENTRY
-                    d, h, v = d0 + plan[at + 2], h0 + plan[at + 3], v0 + plan[at + 4]
-                    if d >= 0 and d < XD and h >= 0 and h < XH and v >= 0 and v < XW:
-                        value = x[x0 + plan[at + 1]]
-                xt[k, t] = value
+                    step, down, across, along = plan[at + 1], plan[at + 2], plan[at + 3], plan[at + 4]
+                    for i in range(CT):
+                        d, h, v = d0[i] + down, h0[i] + across, v0[i] + along
+                        inside = d >= 0 and d < XD and h >= 0 and h < XH and v >= 0 and v < XW
+                        xt[k, t + i * NT] = x[x0[i] + step] if inside else zero
+                else:
+                    for i in range(CT):
+                        xt[k, t + i * NT] = zero
             cuda.syncthreads()
             for k in range(BK):
                 for i in range(TM):
@@ -124,7 +138,8 @@ def _gather(x: DeviceArray, w: DeviceArray, y: DeviceArray, pod: tuple[int, ...]
         return
     g = split_pod(pod)
     T = scalar_type(y)
-    tile = tile_for(T, (g.in_channels if transposed else g.out_channels) // g.groups)
+    channels, positions = (g.in_channels, g.x_volume) if transposed else (g.out_channels, g.y_volume)
+    tile = tile_for(T, channels // g.groups, g.batch * positions)
     plan = gather_plan(pod, transposed, volume(x), volume(w), volume(y), tile.m, tile.n)
     launch(_gather_kernel(T, tile), (plan.position_blocks, plan.channel_blocks), tile.threads, *memory, plan.table)
 
@@ -239,7 +254,7 @@ def conv_weight(x: DeviceArray, y: DeviceArray, w: DeviceArray, pod: tuple[int, 
         return
     g = split_pod(pod)
     T = scalar_type(w)
-    tile = tile_for(T, g.out_channels // g.groups)
+    tile = weight_tile_for(T, g.out_channels // g.groups)
     layouts = volume(x), volume(y)
     plan = weight_plan(pod, *layouts, volume(w), tile.m, tile.n, _LEAST_PART)
     kernel = _weight_kernel(T, tile)

@@ -2,7 +2,7 @@
 
 C(M, N) = A(M, K) B(K, N) is cut into tiles of M x N for each block; A and B pass through shared memory in slices of
 `depth` along K, and every thread keeps `rows` x `columns` sums in registers. N is always the long axis (positions and
-images of a convolution), so tiles differ in M, the channels.
+images of a convolution). An element of C is one sum over K in order, whatever the tile.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from gankernels.backends.cuda_numba.shim import SIMULATED
 
-__all__ = ["Tile", "tile_for"]
+__all__ = ["Tile", "tile_for", "weight_tile_for"]
 
 
 class Tile(NamedTuple):
-    """Extents of a block's tile, and of a thread's part of it; `threads` is also the number of columns."""
+    """Extents of a block's tile, and of a thread's part of it."""
 
     m: int
     n: int
@@ -31,15 +31,31 @@ class Tile(NamedTuple):
         return self.m // self.rows * (self.n // self.columns)
 
 
-# For few output channels a thread holds them all and reads little of B; more than 32 sums of double would not fit.
-_TILES = (Tile(8, 128, 8, 4, 2), Tile(16, 128, 8, 8, 2), Tile(32, 128, 8, 8, 4), Tile(64, 128, 8, 8, 8))
-_SIMULATED = Tile(4, 8, 8, 2, 2)
+# Smallest number of columns that a tile is worth taking for, and the tiles by rows. All have 128 threads, which divide
+# the columns. With few rows a thread needs several columns, or it reads more than it computes; with few columns such
+# tiles would leave most of a GPU idle. More than 32 sums of double would not fit into registers.
+_FEW = (Tile(8, 128, 8, 4, 2), Tile(16, 128, 8, 8, 2), Tile(32, 128, 8, 8, 4), Tile(64, 128, 8, 8, 8))
+_MANY = (Tile(8, 512, 8, 8, 4), Tile(16, 256, 8, 8, 4), Tile(32, 256, 8, 8, 8), Tile(64, 128, 8, 8, 8))
+_MANY_COLUMNS = 1 << 16
+_WEIGHT = (Tile(8, 256, 8, 8, 2), *_FEW[1:])  # whose columns are (channel, tap), and each costs shared memory
+_SIMULATED = Tile(4, 16, 8, 2, 4)
 
 
-@lru_cache(maxsize=256)
-def tile_for(T: Any, m: int) -> Tile:
+def _fitting(tiles: tuple[Tile, ...], T: Any, m: int) -> Tile:
     """The smallest tile with room for m rows, or the largest that there is."""
     if SIMULATED:
         return _SIMULATED
-    usable = _TILES if T is np.float32 else _TILES[:3]
+    usable = [tile for tile in tiles if T is np.float32 or tile.rows * tile.columns <= 32]
     return next((tile for tile in usable if tile.m >= m), usable[-1])
+
+
+@lru_cache(maxsize=1024)
+def tile_for(T: Any, m: int, n: int) -> Tile:
+    """The tile of a product of m rows and n columns."""
+    return _fitting(_MANY if n >= _MANY_COLUMNS else _FEW, T, m)
+
+
+@lru_cache(maxsize=256)
+def weight_tile_for(T: Any, m: int) -> Tile:
+    """The tile of the product that makes m output channels of a weight gradient."""
+    return _fitting(_WEIGHT, T, m)

@@ -88,7 +88,7 @@ def matmul(a: DeviceArray, b: DeviceArray, c: DeviceArray) -> None:
     if not K:
         fill(c, 0.0)
         return
-    tile = tile_for(scalar_type(c), M)
+    tile = tile_for(scalar_type(c), M, N)
     along_n, along_m = ceil_div(N, tile.n), ceil_div(M, tile.m)
     layouts = [(o, *s) for o, s in map(strides_of, (a, b, c))]
     extents = (M, N, K, along_n, along_m)

@@ -17,6 +17,7 @@ import numpy as np
 from gankernels import nn
 from gankernels.autograd import Tensor
 from gankernels.calo.showers import Grid, Showers
+from gankernels.gan.auxiliary import constant
 from gankernels.gan.config import option
 from gankernels.gan.health import HealthConfig
 from gankernels.gan.losses import LossConfig
@@ -26,7 +27,7 @@ from gankernels.gan.recipes.keras_layers import LEAK, norm
 from gankernels.gan.recipes.session import DataConfig, ShowerSession, grid_of
 from gankernels.gan.settings import OptimizerConfig, TrainerConfig
 from gankernels.gan.showers import ShowerGAN
-from gankernels.ops import Generator, abs, cat, clamp, exp, from_array, log, log1p, sign, sqrt, square
+from gankernels.ops import Generator, abs, cat, clamp, exp, from_array, log, log1p, sign, sqrt, square, tensor
 from gankernels.ops import sum as total
 
 # ln|v| of a standard normal v has the mean -(ln 2 + Euler's constant) / 2
@@ -154,8 +155,7 @@ class Quickstart(ShowerGAN):
         self.latent = config.latent
         self.label_moments = described["label_moments"]
         mean, deviation = (np.asarray(v, dtype=np.float32) for v in described["profile_moments"])
-        self.profile_shift, self.profile_scale = from_array(-mean / deviation), from_array(1.0 / deviation)
-        self.cell_means = from_array(1.0 / self.scale)
+        self.profile_shift, self.profile_scale = tensor(-mean / deviation), tensor(1.0 / deviation)
         self.response_mean, self.response_width, self.response_range = described["response"]
         count = len(self.label_moments)
         self.generator = ShowerGenerator(config.latent + count, grid.shape, config.channels, rng)
@@ -173,7 +173,7 @@ class Quickstart(ShowerGAN):
     def linear_fraction(self, images: Tensor) -> Tensor:
         """Cells as parts of the incident energy."""
         linear = square(images) if self.power == 0.5 else (images + 1e-12) ** (1.0 / self.power)
-        return linear * self.cell_means
+        return linear * self.inverse_scale
 
     def generate(self, noise: Tensor, conditions: Conditions) -> Tensor:
         """Noise and labels to images."""
@@ -218,7 +218,7 @@ def profiles(images: Tensor, fractions: Tensor) -> Tensor:
     sums = [total(v, (1, 2, 3)).reshape(-1, 1) for v in (cells, square(cells), seen, seen / (seen + 0.1))]
     moments = []
     for slices in along:
-        position = from_array(np.linspace(-1.0, 1.0, slices.shape[1], dtype=np.float32))
+        position = constant(tuple(np.linspace(-1.0, 1.0, slices.shape[1]).tolist()), slices)
         whole = total(slices, 1, True) + 1e-9
         centre = total(slices * position, 1, True) / whole
         moments += [centre, sqrt(total(slices * square(position - centre), 1, True) / whole + 1e-6)]

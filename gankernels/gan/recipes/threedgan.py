@@ -25,7 +25,7 @@ from gankernels.gan.recipes.keras_layers import LEAK, conv, dense, norm
 from gankernels.gan.recipes.session import DataConfig, ShowerSession, grid_of
 from gankernels.gan.settings import OptimizerConfig, TrainerConfig
 from gankernels.gan.showers import ShowerGAN
-from gankernels.ops import Generator, cat, from_array
+from gankernels.ops import Generator, cat
 
 __all__ = ["Discriminator", "Generator3D", "recipe"]
 
@@ -162,9 +162,12 @@ class ThreeDGAN(ShowerGAN):
 
     def targets(self, conditions: Conditions) -> dict[str, Tensor]:
         """What an image of these conditions should show."""
-        energy = conditions["energy"].numpy()
-        total = np.polyval(self.response, energy / 100.0) * energy * float(self.scale)
-        targets = {"energy": conditions["energy"] * 0.01, "sum": from_array(total.astype(np.float32))}
+        energy = conditions["energy"]
+        part = (energy / 100.0).double()
+        ratio = part * 0.0
+        for coefficient in self.response:  # Horner's scheme, highest power first
+            ratio = ratio * part + coefficient
+        targets = {"energy": energy * 0.01, "sum": (ratio * energy.double() * float(self.scale)).float()}
         if self.condition_names:
             targets["angle"] = conditions["theta_rad"]
         return targets

@@ -149,7 +149,7 @@ class ToySession:
 
     def _generate(self, gan: GAN) -> Array:
         images = gan.sample({"label": from_array(self._label)}, Generator(self.config.train.seed).spawn(1), 500)
-        return np.asarray(images.numpy() / ToyGAN.scale)
+        return np.asarray(images.cpu().numpy() / ToyGAN.scale)
 
     def evaluate(self, gan: GAN) -> dict[str, float]:
         """Mean and sigma of the generated profiles of each class, and how far they are off in units of sigma."""

@@ -1,0 +1,198 @@
+// The cost model counts what each path does to vectors: multiply-adds (with the lanes that its layout leaves idle and
+// the padding that it does not skip), visits of a tile to a tap, packing, unpacking, and the rearrangement of the
+// weights. The prices were fitted to the times of 211 layers in all passes (float32, AVX-512, one thread): the choice
+// costs 3 % over the best one in the mean, and 20 % or more in one case of twenty.
+#include "conv_plan.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "channel_lanes.hpp"
+#include "conv_paths.hpp"
+
+namespace gk::cpu {
+namespace {
+
+double number(int64_t n) { return static_cast<double>(n); }
+
+struct Prices {
+  double products, visits, packed, stored, weights, call;
+};
+constexpr Prices kDirectGather{1.21, 0, 33, 36, 127, 50e3}, kDirectWeight{1.5, 0.24, 37, 0, 500, 90e3};
+constexpr Prices kChannelGather{1.12, 21, 25, 29, 42, 26e3}, kChannelWeight{1.13, 11, 20, 0, 41, 23e3};
+
+ConvEstimate priced(ConvEstimate e, const Prices& p) {
+  e.cost = p.call + e.products * p.products + e.visits * p.visits + e.packed * p.packed + e.stored * p.stored +
+           e.weights * p.weights;
+  return e;
+}
+
+// A narrow tile is limited by its loads: O outputs of one vector take O + 1 of them.
+double tile_price(int outputs) { return outputs >= 6 ? 1.0 : outputs >= 4 ? 1.05 : outputs >= 2 ? 1.2 : 1.5; }
+
+// Output channels of a group in the direct path, padded to tiles and priced.
+template <class T>
+double direct_outputs(int64_t outputs) {
+  double sum = 0;
+  for (int64_t o = 0; o < outputs;) {
+    const int tile = tile_outputs(conv_table<T>(), outputs - o);
+    sum += tile * tile_price(tile);
+    o += tile;
+  }
+  return sum;
+}
+
+template <class T>
+ConvEstimate direct(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t inputs, int64_t outputs) {
+  const int L = conv_table<T>().lanes;
+  ConvEstimate e{ConvAlgorithm::direct, 0, 0, 0, 0, 0, 0};
+  const double groups = number(g.groups), taps = number(g.taps());
+  for (const LaneGroup& group : lane_groups(g.batch, L, axes, 0.05 * taps * number(outputs))) {
+    double products = number(group.blocks(L)), cells = products, results = products;
+    for (int i = 0; i < 3; ++i) {
+      const int64_t all = axes[i].outputs(), sub = (all + group.cuts[i] - 1) / group.cuts[i];
+      products *= tap_outputs(axes[i]) * number(sub) / number(all);
+      if (group.cuts[i] == 1) products *= served_part(axes[i]);
+      cells *= number(axes[i].window(sub)) * (i == 2 && group.cuts[2] > 1 ? 4 : 1);
+      results *= number(axes[i].out) / number(group.cuts[i]);
+    }
+    e.products += products * number(inputs) * direct_outputs<T>(outputs) * groups;
+    e.packed += cells * number(inputs) * groups;
+    (slot == ConvSlot::w ? e.packed : e.stored) += results * number(outputs) * groups;
+  }
+  e.weights = number(inputs * outputs) * taps * groups / L;
+  // The sums of a weights gradient are vectors: one for each weight and each of up to 64 slabs.
+  if (slot == ConvSlot::w) e.visits = e.weights * L * std::max(1.0, 64.0 / std::max(1.0, number(outputs) / 8 * groups));
+  return priced(e, slot == ConvSlot::w ? kDirectWeight : kDirectGather);
+}
+
+template <class T>
+ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t inputs, int64_t outputs) {
+  const int L = conv_table<T>().lanes;
+  ConvEstimate e{ConvAlgorithm::channels, 0, 0, 0, 0, 0, 0};
+  const std::vector<VectorBlock> blocks = vector_blocks(outputs, L, ConvTable<T>::kMaxVectors);
+  double vectors = 0, priced_vectors = 0;
+  for (const VectorBlock& b : blocks) {
+    vectors += b.vectors;
+    priced_vectors += b.vectors * (b.vectors == 1 ? 1.2 : 1.0);
+  }
+  const double groups = number(g.groups), batch = number(g.batch), in_vectors = number((inputs + L - 1) / L);
+  double pairs = batch, cells = batch, results = batch;  // pairs of an output and a tap
+  for (const Axis& a : axes) {
+    pairs *= tap_outputs(a) * served_part(a);
+    cells *= number(a.window(a.outputs()));
+    results *= number(a.out);
+  }
+  const bool folded = inputs <= L && axes[2].phases[0].taps.size() > 1 && g.dilation[2] == 1;
+  const double line =
+      folded ? tap_outputs(axes[2]) / number(axes[2].outputs() * static_cast<int64_t>(axes[2].phases.size())) : 1;
+  const double run = line * std::min(number(inputs), 64.0), rows = number(conv_table<T>().rows);
+  if (slot == ConvSlot::w) {
+    const double numbers = folded ? line * number(inputs) : number(inputs);  // of x that meet a vector of y
+    const double padded = numbers <= 2 ? 2 * numbers : std::max(4.0, std::ceil(numbers / 8) * 8);
+    e.products = pairs * number(inputs) * padded / numbers * priced_vectors * groups;
+    const double positions = std::min(256.0, batch * number(g.y[1] * g.y[2]));
+    e.visits = e.products / positions;
+    e.packed = (cells * in_vectors + results * vectors) * groups;
+  } else {
+    e.products = pairs * number(inputs) * priced_vectors * groups;
+    e.visits =
+        pairs / line * number(inputs) / (run / line) * number(static_cast<int64_t>(blocks.size())) / rows * groups;
+    e.packed = cells * in_vectors * groups, e.stored = results * vectors * groups;
+  }
+  e.weights = number(inputs) * vectors * number(g.taps()) * groups;
+  return priced(e, slot == ConvSlot::w ? kChannelWeight : kChannelGather);
+}
+
+// FFT's own prediction is in multiply-adds of the direct path. Its error is relative to the image, not to the cell, so
+// it has to win clearly; few taps never pay.
+constexpr int64_t kFewestFftTaps = 27;
+constexpr double kFftPrice = 1.25 * kDirectGather.products;
+
+template <class T>
+ConvEstimate fft(const ConvGeometry& g) {
+  return {ConvAlgorithm::fft, 0, 0, 0, 0, 0, kDirectGather.call + conv_fft_cost<T>(g) * kFftPrice};
+}
+
+// ---- choices are remembered --------------------------------------------------------------------------------------
+constexpr size_t kRemembered = 4096;
+typedef std::array<int64_t, sizeof(ConvGeometry) / sizeof(int64_t) + 4> Key;
+
+template <class T>
+Key key_of(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
+  Key key;
+  std::memcpy(key.data(), &g, sizeof(g));
+  const size_t n = sizeof(g) / sizeof(int64_t);
+  key[n] = static_cast<int64_t>(slot), key[n + 1] = static_cast<int64_t>(asked);
+  key[n + 2] = sizeof(T), key[n + 3] = conv_table<T>().lanes;
+  return key;
+}
+
+std::mutex remembered_mutex;
+std::map<Key, ConvAlgorithm> remembered;
+
+template <class T>
+ConvAlgorithm choose(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
+  if (asked == ConvAlgorithm::fft) return conv_fft_covers<T>(g) ? asked : ConvAlgorithm::direct;
+  const bool fast = asked == ConvAlgorithm::fast || asked == ConvAlgorithm::measured_fast;
+  return conv_estimates<T>(g, slot, fast)[0].path;
+}
+
+}  // namespace
+
+template <class T>
+std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, bool with_fft) {
+  const Axes axes = slot == ConvSlot::x ? transposed_gather_axes(g) : gather_axes(g);
+  int64_t inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+  if (slot == ConvSlot::x) std::swap(inputs, outputs);
+  bool empty = g.batch == 0 || inputs == 0 || outputs == 0;
+  for (const Axis& a : axes) empty = empty || a.phases.empty() || a.out == 0;
+  if (empty) return {{ConvAlgorithm::direct, 0, 0, 0, 0, 0, 0}};
+  std::vector<ConvEstimate> found{direct<T>(g, slot, axes, inputs, outputs),
+                                  channels<T>(g, slot, axes, inputs, outputs)};
+  if (with_fft && g.taps() >= kFewestFftTaps && conv_fft_covers<T>(g)) found.push_back(fft<T>(g));
+  std::stable_sort(found.begin(), found.end(),
+                   [](const ConvEstimate& a, const ConvEstimate& b) { return a.cost < b.cost; });
+  return found;
+}
+
+template <class T>
+bool conv_plan_known(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked, ConvAlgorithm* path) {
+  const std::lock_guard<std::mutex> lock(remembered_mutex);
+  const auto found = remembered.find(key_of<T>(g, slot, asked));
+  if (found != remembered.end()) *path = found->second;
+  return found != remembered.end();
+}
+
+template <class T>
+void remember_conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked, ConvAlgorithm path) {
+  const std::lock_guard<std::mutex> lock(remembered_mutex);
+  if (remembered.size() >= kRemembered) remembered.clear();
+  remembered.emplace(key_of<T>(g, slot, asked), path);
+}
+
+template <class T>
+ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
+  if (asked == ConvAlgorithm::direct || asked == ConvAlgorithm::im2col || asked == ConvAlgorithm::channels)
+    return asked;
+  ConvAlgorithm path;
+  if (conv_plan_known<T>(g, slot, asked, &path)) return path;
+  path = choose<T>(g, slot, asked);
+  const bool measured = asked == ConvAlgorithm::measured || asked == ConvAlgorithm::measured_fast;
+  if (!measured) remember_conv_plan<T>(g, slot, asked, path);
+  return path;
+}
+
+#define GK_INSTANTIATE(T)                                                                           \
+  template std::vector<ConvEstimate> conv_estimates<T>(const ConvGeometry&, ConvSlot, bool);        \
+  template ConvAlgorithm conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm);                \
+  template void remember_conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm, ConvAlgorithm); \
+  template bool conv_plan_known<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm, ConvAlgorithm*);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+
+}  // namespace gk::cpu

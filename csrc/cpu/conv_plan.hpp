@@ -1,0 +1,38 @@
+// One place that decides how a convolution is computed, from its geometry alone (or from a measurement, where asked).
+#pragma once
+
+#include <vector>
+
+#include "../core/geometry.hpp"
+
+namespace gk::cpu {
+
+enum class ConvSlot : int { x = 0, w = 1, y = 2 };  // which one is open: what is computed
+
+// Predicted cost of a path, in multiply-adds of a vector at full speed (half a cycle on a core with two such units).
+struct ConvEstimate {
+  ConvAlgorithm path;
+  double products;  // vector multiply-adds, idle lanes included
+  double visits;    // of a tile to a tap, or to its sums
+  double packed;    // vectors of the input moved into lanes
+  double stored;    // vectors of the output moved out of lanes
+  double weights;   // vectors of weights moved
+  double cost;
+};
+
+// The paths to choose from, cheapest first.
+template <class T>
+std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, bool with_fft);
+
+// The path that is taken where `asked` is asked for: direct, channels, im2col or fft. Remembered for each geometry;
+// what is to be measured and has not been yet is predicted.
+template <class T>
+ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked);
+
+// The outcome of a measurement.
+template <class T>
+void remember_conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked, ConvAlgorithm path);
+template <class T>
+bool conv_plan_known(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked, ConvAlgorithm* path);
+
+}  // namespace gk::cpu

@@ -1,0 +1,77 @@
+"""Every kernel by name, and which backend serves it on each device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gankernels import backends
+
+__all__ = ["ARRAYS", "KERNELS", "served"]
+
+#: The kernels of csrc/core/kernels.inc, in its order; every backend has a function of each name.
+KERNELS = (
+    "conv",
+    "conv_transpose",
+    "conv_weight",
+    "upsample_conv",
+    "upsample_conv_transpose",
+    "upsample_conv_weight",
+    "local_conv",
+    "local_conv_transpose",
+    "local_conv_weight",
+    "im2col",
+    "col2im",
+    "matmul",
+    "upsample_nearest",
+    "sum_blocks",
+    "max_window",
+    "gather_window",
+    "scatter_window",
+    "average_window",
+    "spread_window",
+    "unary",
+    "binary",
+    "compare",
+    "gate",
+    "select",
+    "copy",
+    "fill",
+    "cast",
+    "sum",
+    "softmax",
+    "log_softmax",
+    "channel_moments",
+    "channel_affine",
+    "batch_norm_backward",
+    "gather_rows",
+    "scatter_rows",
+    "random_uniform",
+    "random_normal",
+    "dropout",
+    "sgd_step",
+    "adam_step",
+    "rmsprop_step",
+    "lerp",
+)
+#: What every backend has beside the kernels.
+ARRAYS = ("empty", "full", "contiguous", "from_host", "to_host")
+
+
+def served() -> dict[str, Any]:
+    """Which backend serves each kernel on each device, and why.
+
+    Returns
+    -------
+    dict
+        "cpu" and "cuda", each {"reason": str, "kernels": {name: "compiled", "numba" or None}}. "cuda" is looked for,
+        nothing is opened.
+    """
+    cuda: dict[str, Any] = {"reason": "", "kernels": dict.fromkeys(KERNELS)}
+    reasons = []
+    for kind in backends.CUDA_BACKENDS:
+        module, reason = backends.cuda_backend(kind)
+        reasons.append(f"{kind}: {reason or 'usable'}")
+        if module is not None and module is backends.get("cuda"):
+            cuda["kernels"] = {name: kind if hasattr(module, name) else None for name in KERNELS}
+    cuda["reason"] = "; ".join(reasons)
+    return {"cpu": {"reason": "built in", "kernels": dict.fromkeys(KERNELS, "compiled")}, "cuda": cuda}

@@ -1,0 +1,133 @@
+"""The device that the tests run on (`pytest --device`), and what lets one suite serve every device.
+
+On "cuda" the default device is switched, so that a test which says nothing about devices runs there. Tests may read
+results with `.numpy()` and make tensors of NumPy arrays as on the CPU; the package itself may not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gankernels as gk
+from gankernels import backends, ops
+from gankernels.autograd import Tensor
+from gankernels.backends import cpu
+from gankernels.backends.device_array import DeviceArray
+
+HERE = Path(__file__).resolve().parent
+_PASSED_THROUGH = ("numpy", "contextlib.py", "devices.py", "fake_cuda.py")
+
+
+def start(device: str, required: bool) -> str:
+    """Make `device` the default of this process; says what serves it."""
+    if device == "cpu":
+        return "cpu"
+    reason = backends.why_not(device)
+    if reason is not None:
+        if required:
+            raise pytest.UsageError(f"cuda is required by this run, but: {reason}")
+        import fake_cuda
+
+        backends.serve(device, fake_cuda)
+    gk.set_default_device(device)
+    _let_tests_read()
+    served_by = backends.get(device).__name__
+    return f"{device} served by {served_by}" + (f" ({reason})" if reason else "")
+
+
+def _asked_by_a_test() -> bool:
+    """True if the nearest caller outside NumPy and this file is a test."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not any(part in name for part in _PASSED_THROUGH):
+            return HERE in Path(name).parents
+        frame = frame.f_back
+    return False
+
+
+def _let_tests_read() -> None:
+    def reading(method: Any) -> Any:
+        def read(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+            here = self.cpu() if not self.requires_grad and _asked_by_a_test() else self
+            return method(here, *args, **kwargs)
+
+        return read
+
+    for name in ("numpy", "__array__"):
+        setattr(Tensor, name, reading(getattr(Tensor, name)))
+    from_array = ops.from_array
+
+    def on_device(array: Any, requires_grad: bool = False) -> Tensor:
+        return from_array(array).to(backends.default_device()).requires_grad_(requires_grad)
+
+    gk.from_array = on_device  # what tests call; the package imports it from where it is made
+
+
+# ---- kernels on NumPy arrays, on any device ------------------------------------------------------------------------
+class _Upload:
+    """The bytes that a NumPy array spans, on the device, under the same strides."""
+
+    def __init__(self, backend: Any, address: int, size: int) -> None:
+        self.before = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).copy()
+        self.address, self.whole = address, backend.from_host(self.before.view(np.bool_))
+        self.backend = backend
+
+    def view(self, a: Any) -> DeviceArray:
+        offset = self.whole.offset + a.ctypes.data - self.address
+        return DeviceArray(self.whole.buffer, a.shape, a.dtype, self.backend, a.strides, offset)
+
+    def bring_back(self, a: Any) -> None:
+        after = self.backend.to_host(self.whole).view(np.uint8)
+        if not np.array_equal(after, self.before):
+            a[...] = np.ndarray(a.shape, a.dtype, after, a.ctypes.data - self.address, a.strides)
+
+
+def _span(a: Any) -> tuple[int, int]:
+    steps = [(n - 1) * s for n, s in zip(a.shape, a.strides, strict=True)]
+    low, high = sum(s for s in steps if s < 0), sum(s for s in steps if s > 0)
+    return a.ctypes.data + low, high - low + a.itemsize
+
+
+class Backend:
+    """The kernels of the device under test, called with NumPy arrays: on "cpu" the functions themselves."""
+
+    def __getattr__(self, name: str) -> Any:
+        device = backends.get()
+        if device is cpu:
+            return getattr(cpu, name)
+        function = getattr(device, name)
+
+        def run(*arguments: Any, **named: Any) -> Any:
+            uploads: dict[tuple[int, int], _Upload] = {}
+            scalars: list[Any] = []  # kept, so that no two of them get one address
+
+            def moved(a: Any) -> Any:
+                if isinstance(a, np.generic):
+                    a = np.asarray(a)
+                    scalars.append(a)
+                if not isinstance(a, np.ndarray):
+                    return a
+                if a.size == 0:
+                    return device.empty(a.shape, a.dtype)
+                key = _span(a)
+                if key not in uploads:
+                    uploads[key] = _Upload(device, *key)
+                return uploads[key].view(a)
+
+            result = function(*map(moved, arguments), **{k: moved(v) for k, v in named.items()})
+            for a in (*arguments, *named.values()):
+                if isinstance(a, np.ndarray) and a.size and a.flags.writeable:
+                    uploads[_span(a)].bring_back(a)
+            return device.to_host(result) if type(result) is DeviceArray else result
+
+        return run
+
+
+backend = Backend()
