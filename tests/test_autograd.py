@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import gankernels as gk
-from gankernels import ops
+from gankernels import backends, ops
 from gankernels.autograd import Form, fused, is_recording, pointwise, record
-from gankernels.backends import cpu
 from gankernels.testing.bounds import assert_close, assert_same_bits
 from gankernels.testing.gradcheck import check_gradients
 
@@ -75,13 +74,13 @@ def test_the_gradient_of_a_gradient_penalty_is_not_zero_and_equals_finite_differ
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     calls = dict.fromkeys(("conv", "conv_transpose", "conv_weight"), 0)
     for name in calls:
-        kernel = getattr(cpu, name)
+        kernel = getattr(backends.get(), name)
 
         def call(*args: Any, _name: str = name, _kernel: Any = kernel) -> None:
             calls[_name] += 1
             _kernel(*args)
 
-        monkeypatch.setattr(cpu, name, call)
+        monkeypatch.setattr(backends.get(), name, call)
     return calls
 
 
@@ -115,6 +114,7 @@ def test_backward_adds_to_grad() -> None:
     assert_same_bits(x.grad.numpy(), np.full(3, 5.0))
 
 
+@pytest.mark.cpu_only
 def test_the_gradients_of_two_leaves_do_not_share_memory() -> None:
     a, b = leaf(3), leaf(3, seed=1)
     ct = gk.tensor(np.ones(3))
@@ -202,6 +202,7 @@ def test_wrong_use_is_refused(call: Any, error: type[Exception], message: str) -
         call()
 
 
+@pytest.mark.cpu_only
 def test_a_tensor_changed_in_place_since_it_was_used_is_noticed() -> None:
     w = leaf(2, 2)
     y = ops.matmul(w, w).sum()
@@ -368,27 +369,32 @@ def test_the_graph_of_a_gradient_of_twenty_thousand_operations_is_freed() -> Non
 
 
 # ---- the verbs -----------------------------------------------------------------------------------------------------
+@pytest.mark.cpu_only
 def test_a_form_of_two_slots_needs_no_rule_of_its_own() -> None:
     double = Form("double", a=lambda b, _: 2 * b, b=lambda a, _: 2 * a)
     check_gradients(lambda a: ops.square(double.open("b", a=a)), [normal(3)], order=3)
 
 
+@pytest.mark.cpu_only
 def test_pointwise_is_differentiated_to_any_order_by_its_own_derivative() -> None:
     cube = pointwise("cube", lambda x: x**3, lambda x, y: ops.square(x) * 3.0)
     check_gradients(cube, [normal(3)], order=3)
 
 
+@pytest.mark.cpu_only
 def test_fused_takes_every_derivative_from_the_composition() -> None:
     op = fused("scaled", lambda a, b: (a * b * b, None), lambda a, b: a * ops.square(b))
     check_gradients(op, [normal(3), normal(3, seed=1)], order=3)
 
 
+@pytest.mark.cpu_only
 def test_fused_inputs_may_be_one_tensor_or_depend_on_each_other() -> None:
     op = fused("product", lambda a, b: (a * b, None), lambda a, b: a * b)
     check_gradients(lambda a: op(a, a), [normal(3)], order=3)
     check_gradients(lambda a: op(a, ops.exp(a)), [normal(3)], order=3)
 
 
+@pytest.mark.cpu_only
 def test_an_operation_with_two_outputs_gets_both_cotangents() -> None:
     def split(x: gk.Tensor) -> Any:
         def rule(cts: Any, want: Any) -> list[Any]:

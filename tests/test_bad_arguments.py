@@ -260,6 +260,7 @@ def test_a_wrong_argument_is_named_with_its_value(call: Any, error: type[Excepti
         call()
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("call", "error", "message"), SIZES)
 def test_a_result_too_large_is_refused_before_anything_is_allocated(
     call: Any, error: type[Exception], message: str

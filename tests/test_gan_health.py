@@ -10,6 +10,7 @@ from gan_toys import toy_data, toy_gan
 
 from gankernels.gan import HealthConfig, OptimizerConfig, Trainer, TrainerConfig, TrainingStopped
 from gankernels.gan.health import Health, check_finite, check_losses
+from gankernels.ops import update
 
 CONFIG = HealthConfig(every=1, warmup=0, patience=3)
 LOSSES = {"d_real": 0.7, "d_fake": 0.7}
@@ -119,8 +120,9 @@ def test_weights_that_explode_stop_the_run_and_name_the_last_good_checkpoint(tmp
     trainer = Trainer(toy_gan(), toy_data(), TrainerConfig(max_steps=50, batch=16, checkpoint_every=2), tmp_path)
     steps = iter(range(100))
     trainer.gan.fake_conditions = lambda batch, generator: (
-        trainer.gan.generator.out.bias.data.fill(np.inf if next(steps) >= 9 else 0.0) or batch.conditions
-    )
+        update.fill_(trainer.gan.generator.out.bias, np.inf if next(steps) >= 9 else 0.0),
+        batch.conditions,
+    )[1]
     with pytest.raises(TrainingStopped, match=r"not finite.*last good checkpoint is .*checkpoint-000004") as error:
         trainer.run()
     resumed = Trainer(toy_gan(), toy_data(), TrainerConfig(max_steps=6, batch=16), tmp_path)
@@ -131,7 +133,7 @@ def test_weights_that_explode_stop_the_run_and_name_the_last_good_checkpoint(tmp
 
 def test_a_dead_generator_is_found_while_training():
     gan = toy_gan()
-    gan.generator.out.bias.data[:] = -60.0  # softplus of it is 0 in float32
+    update.fill_(gan.generator.out.bias, -60.0)  # softplus of it is 0 in float32
     config = TrainerConfig(max_steps=50, batch=16, health=CONFIG, g_optimizer=OptimizerConfig(lr=0.0))
     with pytest.raises(TrainingStopped, match="training stopped at step 3: the generated images are empty"):
         Trainer(gan, toy_data(), config).run()

@@ -10,7 +10,7 @@ import pytest
 from gan_toys import toy_data, toy_gan
 
 import gankernels as gk
-from gankernels.backends import cpu
+from gankernels import backends
 from gankernels.gan import (
     ArrayBatches,
     LossConfig,
@@ -23,6 +23,7 @@ from gankernels.gan import (
 from gankernels.gan.checkpoint import CheckpointError
 from gankernels.gan.ema import EMA
 from gankernels.gan.settings import learning_rate_factor
+from gankernels.ops import update
 
 
 def trainer(directory=None, gan=None, data=None, on_validate=None, on_samples=None, **settings):
@@ -88,14 +89,14 @@ def test_the_generators_update_computes_no_gradient_for_the_discriminators_weigh
     t = trainer()
     counts = {"conv_weight": 0, "conv_transpose": 0}
     for name in counts:
-        kernel = getattr(cpu, name)
+        kernel = getattr(backends.get(), name)
 
         def counted(*arguments, kernel=kernel, name=name):
             counts[name] += 1
             return kernel(*arguments)
 
-        monkeypatch.setattr(cpu, name, counted)
-    real = next(t.data)
+        monkeypatch.setattr(backends.get(), name, counted)
+    real = next(t.data).to(t.gan.device)
     before = weights(t.gan.discriminator)
     t.updates.generator(real)
     assert counts == {"conv_weight": 0, "conv_transpose": 1}
@@ -121,7 +122,7 @@ def test_the_gradient_of_parts_is_the_gradient_of_their_sum():
     settings = {"d_optimizer": OptimizerConfig(name="sgd", lr=1.0), "losses": LossConfig(gradient_penalty=1.0)}
     t = trainer(**settings)
     t.gan.discriminator.drop.p = 0.0
-    real = next(t.data)
+    real = next(t.data).to(t.gan.device)
     fake = t.updates.fakes(real)
     u = t.updates
     start = weights(t.gan.discriminator)
@@ -192,7 +193,7 @@ def test_the_average_follows_its_recursion_and_copies_buffers():
     rng = np.random.default_rng(1)
     for n in range(5):
         for t in gan.generator.state_dict().values():
-            t.data[...] = rng.normal(size=t.shape) if t.dtype.kind == "f" else n
+            update.copy_(t, gk.tensor(np.asarray(rng.normal(size=t.shape) if t.dtype.kind == "f" else n, t.dtype)))
         decay = min(0.3, (1 + n) / (10 + n))
         now = weights(gan.generator)
         for name in expected:

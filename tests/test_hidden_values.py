@@ -9,8 +9,7 @@ import pytest
 from gan_toys import ToyGAN
 
 import gankernels as gk
-from gankernels import nn, ops
-from gankernels.backends import cpu
+from gankernels import backends, nn, ops
 from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.gan.hidden import mark_hidden, output_layers
 from gankernels.gan.recipes.threedgan import Discriminator, Generator3D
@@ -23,13 +22,13 @@ AUTO, FAST = CONV_ALGORITHMS["auto"], CONV_ALGORITHMS["fast"]
 def _codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     codes: list[int] = []
     for name in ("conv", "conv_transpose", "upsample_conv"):
-        kernel = getattr(cpu, name)
+        kernel = getattr(backends.get(), name)
 
         def noted(*arguments: Any, kernel: Any = kernel) -> None:
             codes.append(arguments[-1])
             kernel(*arguments)
 
-        monkeypatch.setattr(cpu, name, noted)
+        monkeypatch.setattr(backends.get(), name, noted)
     return codes
 
 

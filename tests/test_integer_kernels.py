@@ -81,6 +81,7 @@ def test_arithmetic_of_masks_is_logic(op: str, logical: str) -> None:
         np.testing.assert_array_equal(y, getattr(np, f"logical_{logical}")(a, b))
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [np.int64, np.bool_])
 @pytest.mark.parametrize("op", ["divide", "atan2"])
 def test_what_integers_cannot_do_is_refused(dtype: Any, op: str) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import gankernels as gk
-from gankernels import nn
-from gankernels.backends import cpu
+from gankernels import backends, nn
 from gankernels.gan import GAN, ArrayBatches, Scores, Trainer, TrainerConfig
 
 CELLS = (6, 6)
@@ -52,7 +51,7 @@ def calls(monkeypatch):
         return run
 
     for name in ("conv", "conv_transpose", "conv_weight", "matmul", "epilogue", "epilogue_backward", "adam_step"):
-        monkeypatch.setattr(cpu, name, counted(name, getattr(cpu, name)))
+        monkeypatch.setattr(backends.get(), name, counted(name, getattr(backends.get(), name)))
     return found
 
 
@@ -66,7 +65,7 @@ def trainer():
 
 
 def test_the_discriminator_has_no_gradient_of_images_and_no_work_in_the_generator(calls, trainer):
-    real = next(trainer.data)
+    real = next(trainer.data).to(trainer.gan.device)
     fake = trainer.updates.fakes(real)
     calls.clear()
     trainer.updates.discriminator(real, fake)
@@ -82,7 +81,7 @@ def test_the_discriminator_has_no_gradient_of_images_and_no_work_in_the_generato
 
 
 def test_the_generator_has_no_gradient_of_the_discriminators_weights_and_none_of_the_noise(calls, trainer):
-    real = next(trainer.data)
+    real = next(trainer.data).to(trainer.gan.device)
     calls.clear()
     trainer.updates.generator(real)
     assert calls == {
@@ -97,7 +96,7 @@ def test_the_generator_has_no_gradient_of_the_discriminators_weights_and_none_of
 
 
 def test_generated_images_are_outside_any_graph(calls, trainer):
-    real = next(trainer.data)
+    real = next(trainer.data).to(trainer.gan.device)
     calls.clear()
     fake = trainer.updates.fakes(real)
     assert fake.images.node is None

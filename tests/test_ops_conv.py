@@ -105,6 +105,7 @@ def test_a_bias_is_added_to_every_position_of_its_channel(op: str, algorithm: st
     assert_same_bits(function(x, w, b, 1).numpy(), (function(x, w, None, 1) + b.reshape(1, 3, 1, 1)).numpy())
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_strided_inputs_give_the_same_as_contiguous_ones(algorithm: str) -> None:
     ops.set_conv_algorithm(algorithm)

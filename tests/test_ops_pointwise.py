@@ -145,6 +145,7 @@ def test_the_gradients_of_arithmetic_hold_to_order_two(name: str, draw: Any, sha
     check_gradients(lambda a, b: getattr(ops, name)(a, b), inputs, order=3 if name in ("add", "mul") else 2, name=name)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_numbers_on_either_side_behave_as_in_numpy(dtype: Any) -> None:
     x = positive(3, 5).astype(dtype)

@@ -51,11 +51,13 @@ def test_tensors_are_indices_too() -> None:
     assert_same_bits(t[:, gk.tensor(1)].numpy(), x[:, 1])
 
 
+@pytest.mark.cpu_only
 def test_basic_indexing_shares_memory() -> None:
     t = gk.tensor(normal(3, 4))
     assert np.shares_memory(t[1:, 0].numpy(), t.numpy())
 
 
+@pytest.mark.cpu_only
 def test_adding_and_removing_axes_of_one_shares_memory_at_any_strides() -> None:
     t = gk.tensor(normal(3, 4)).T
     assert np.shares_memory(t.unsqueeze(1).numpy(), t.numpy())

@@ -13,6 +13,7 @@ from gankernels.gan.losses import LossConfig
 from gankernels.gan.settings import OptimizerConfig
 
 F32 = np.float32
+pytestmark = pytest.mark.cpu_only  # no other backend records its kernel calls
 
 
 def _x(seed=0, shape=(6, 4)):

@@ -73,8 +73,8 @@ def test_other_dtypes_are_refused_by_name(data: Any, message: str) -> None:
 def test_what_is_no_array_is_refused() -> None:
     with pytest.raises(ValueError, match="tensor: the data is not a rectangular array"):
         gk.tensor([[1.0], [1.0, 2.0]])
-    with pytest.raises(TypeError, match=r"tensor: the data is on DLPack device \(2, 0\); copy it to the CPU"):
-        gk.tensor(Dlpack(np.zeros(2), (2, 0)))
+    with pytest.raises(TypeError, match=r"tensor: the data is on DLPack device \(8, 0\); copy it to the CPU"):
+        gk.tensor(Dlpack(np.zeros(2), (8, 0)))
     with pytest.raises(ValueError, match=r"tensor: shape .* has 9 axes; the limit is 8"):
         gk.tensor(np.zeros((1,) * 9))
 
@@ -89,6 +89,7 @@ def test_a_dtype_can_be_asked_for() -> None:
         gk.tensor([1j], dtype=np.float32)
 
 
+@pytest.mark.cpu_only
 def test_tensor_copies_and_from_array_shares() -> None:
     a = np.zeros((2, 3), np.float32)
     copied, shared = gk.tensor(a), gk.from_array(a)
@@ -120,6 +121,7 @@ def test_arrays_read_only_or_with_negative_strides_can_be_used() -> None:
     assert (gk.from_array(a)[:, ::-1] + gk.from_array(a)).tolist() == [[2, 2, 2], [8, 8, 8]]
 
 
+@pytest.mark.cpu_only
 def test_a_tensor_gives_its_array_through_every_protocol() -> None:
     t = gk.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert np.asarray(t) is t.data
@@ -135,6 +137,7 @@ def test_a_tensor_gives_its_array_through_every_protocol() -> None:
     assert t.device == "cpu"
 
 
+@pytest.mark.cpu_only
 def test_a_tensor_prints_what_it_holds() -> None:
     assert repr(gk.tensor([1.0])) == "tensor([1.], dtype=float32)"
     assert "requires_grad=True" in repr(gk.tensor([1.0], requires_grad=True))
@@ -142,6 +145,7 @@ def test_a_tensor_prints_what_it_holds() -> None:
     assert f"{gk.tensor([1])}" == "tensor([1], dtype=int64)"
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -149,8 +153,6 @@ def test_a_tensor_prints_what_it_holds() -> None:
         (lambda: bool(gk.zeros(2)), ValueError, r"bool: .*\(2,\) is ambiguous"),
         (lambda: len(gk.tensor(1.0)), TypeError, "without axes"),
         (lambda: list(gk.tensor(1.0)), TypeError, "without axes"),
-        (lambda: gk.zeros(2).to("cuda"), gk.DeviceError, "device 'cuda' cannot be used: .+"),
-        (lambda: gk.tensor([1.0], device="cuda"), gk.DeviceError, "device 'cuda' cannot be used: .+"),
         (lambda: gk.tensor([1.0], device="tpu"), gk.DeviceError, "there is no device 'tpu'; the names are 'cpu' and"),
         (lambda: gk.zeros(2).to("float16"), TypeError, "cast: cannot convert to float16"),
         (lambda: gk.zeros(2).to("nonsense"), TypeError, "cast: expected a dtype .* got 'nonsense'"),
@@ -190,6 +192,7 @@ def test_a_tensor_can_be_a_key_and_be_compared_by_identity() -> None:
     assert copy.copy([a])[0] is a
 
 
+@pytest.mark.cpu_only
 def test_numpy_on_the_left_leaves_the_operation_to_the_tensor() -> None:
     t = gk.tensor([1.0, 2.0], requires_grad=True)
     for y in (np.ones(2, np.float32) - t, np.float32(3) / t, np.float64(2) * t, np.ones(2, np.float32) @ t):
@@ -198,6 +201,7 @@ def test_numpy_on_the_left_leaves_the_operation_to_the_tensor() -> None:
     assert (np.zeros(2, np.float32) < t).tolist() == [True, True]
 
 
+@pytest.mark.cpu_only
 def test_arrays_beside_tensors_are_taken_as_they_are() -> None:
     assert (gk.zeros(2) + np.ones(2)).dtype == np.float64
     assert ops.matmul(gk.ones(1, 2), gk.tensor(np.ones((2, 1), np.float32))).item() == 2.0
@@ -206,6 +210,7 @@ def test_arrays_beside_tensors_are_taken_as_they_are() -> None:
 torch_cases = ["float32", "float64", "int64", "bool", "float16", "int32", "uint8"]
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", torch_cases)
 def test_pytorch_tensors_are_read_through_dlpack(dtype: str) -> None:
     torch = pytest.importorskip("torch")

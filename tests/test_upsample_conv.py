@@ -153,6 +153,7 @@ def test_results_do_not_depend_on_the_thread_count() -> None:
             assert_same_bits(a, b, name)
 
 
+@pytest.mark.cpu_only
 def test_strided_inputs_give_the_same_as_contiguous_ones() -> None:
     x = gk.from_array(normal(5, 6, 3, 4).transpose(2, 3, 1, 0)[:, :, ::-1, ::2])
     w = gk.from_array(normal(3, 2, 2, 4).transpose(3, 2, 1, 0))

@@ -57,6 +57,13 @@ KERNELS = (
 ARRAYS = ("empty", "full", "contiguous", "from_host", "to_host")
 
 
+def _offered(module: Any) -> set[str]:
+    """Names of a backend's functions; one that loads its kernels at their first use lists them in FAMILIES."""
+    if hasattr(module, "FAMILIES"):
+        return set(" ".join(module.FAMILIES.values()).split())
+    return {name for name in KERNELS if getattr(module, name, None) is not None}
+
+
 def served() -> dict[str, Any]:
     """Which backend serves each kernel on each device, and why.
 
@@ -72,6 +79,7 @@ def served() -> dict[str, Any]:
         module, reason = backends.cuda_backend(kind)
         reasons.append(f"{kind}: {reason or 'usable'}")
         if module is not None and module is backends.get("cuda"):
-            cuda["kernels"] = {name: kind if hasattr(module, name) else None for name in KERNELS}
+            offered = _offered(module)
+            cuda["kernels"] = {name: kind if name in offered else None for name in KERNELS}
     cuda["reason"] = "; ".join(reasons)
     return {"cpu": {"reason": "built in", "kernels": dict.fromkeys(KERNELS, "compiled")}, "cuda": cuda}

@@ -11,7 +11,7 @@ from gankernels.gan.hidden import mark_hidden, output_layers
 from gankernels.gan.losses import discriminator_loss, generator_loss, gradient_penalty, labels, r1_penalty
 from gankernels.gan.model import GAN, Batch, Conditions, Scores
 from gankernels.gan.settings import TrainerConfig, make_optimizer
-from gankernels.ops import Generator, Replay
+from gankernels.ops import Generator, Replay, items
 from gankernels.ops import sum as total
 from gankernels.ops.update import clamp_, copy_
 from gankernels.optim import flatten
@@ -183,9 +183,10 @@ class Updates:
 
         losses, found, noted = self._run((name, *parts), pulled, *tensors)
         gradients: Any = found or buffers
-        self.losses.update({key: loss.item() for key, loss in noted.items()})
-        for loss in losses:
-            self.losses[name] += loss.item()
+        found_losses = items([*noted.values(), *losses])
+        self.losses.update(zip(noted, found_losses, strict=False))
+        for value in found_losses[len(noted) :]:
+            self.losses[name] += value
         self.check(self.losses)
         if self.config.max_grad_norm:
             gradients = self._shortened(gradients)
@@ -207,7 +208,7 @@ class Updates:
         return replay(*tensors)
 
     def _shortened(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
-        norm = math.sqrt(sum(total(g * g).item() for g in gradients if g is not None))
+        norm = math.sqrt(sum(items([total(g * g) for g in gradients if g is not None])))
         if norm <= self.config.max_grad_norm:
             return gradients
         return [None if g is None else g * (self.config.max_grad_norm / norm) for g in gradients]

@@ -41,9 +41,9 @@ def clip_grad_norm_(
         raise ValueError(f"clip_grad_norm_: norm_type must be 2 or inf, got {norm_type}")
     pairs = _with_gradient(parameters)
     if norm_type == 2:
-        total = math.sqrt(sum(float(ops.sum(ops.square(g))) for _, g in pairs))
+        total = math.sqrt(sum(ops.items([ops.sum(ops.square(g)) for _, g in pairs])))
     else:
-        total = max((float(ops.amax(ops.abs(g))) for _, g in pairs), default=0.0)
+        total = max(ops.items([ops.amax(ops.abs(g)) for _, g in pairs]), default=0.0)
     if error_if_nonfinite and not math.isfinite(total):
         raise RuntimeError(f"clip_grad_norm_: the norm of the gradients is {total}")
     factor = max_norm / (total + 1e-6)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor
+from gankernels.backends.device_array import DeviceArray
 from gankernels.geometry import is_int
 from gankernels.ops.common import axes, axis_index, cast, to_host
 from gankernels.ops.creation import ones, zeros
@@ -17,7 +18,7 @@ from gankernels.ops.reduce import Dim
 from gankernels.ops.shape import broadcast_to, cat, index, reshape, transpose
 
 __all__ = [
-    "allclose", "ceil", "chunk", "flip", "isfinite", "isinf", "isnan", "log2", "log10", "masked_fill", "prod",
+    "allclose", "ceil", "chunk", "flip", "isfinite", "isinf", "isnan", "items", "log2", "log10", "masked_fill", "prod",
     "repeat", "split", "t", "tile", "unbind",
 ]  # fmt: skip
 
@@ -68,6 +69,14 @@ def allclose(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal
         if not isinstance(operand, Tensor):
             raise TypeError(f"allclose: {name} must be a Tensor, got {type(operand).__name__}")
     return bool(np.allclose(to_host(a.data), to_host(b.data), rtol, atol, equal_nan))
+
+
+def items(tensors: Sequence[Tensor]) -> list[float]:
+    """The numbers of tensors of one element and dtype each; a device is waited for once and not for each."""
+    if len(tensors) > 1 and type(tensors[0].data) is DeviceArray:
+        numbers: list[float] = cat([reshape(t.detach(), 1) for t in tensors]).tolist()
+        return numbers
+    return [t.item() for t in tensors]
 
 
 # ---- products ------------------------------------------------------------------------------------------------------

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from gankernels.autograd import Tensor
 from gankernels.backends import backend_of
+from gankernels.backends.device_array import DeviceArray
 from gankernels.ops.creation import zeros_like
 from gankernels.ops.update import copy_
 
@@ -39,8 +38,8 @@ def _views(buffer: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
 def flatten(parameters: Iterable[Tensor]) -> None:
     """Move parameters into one buffer per call, as views of it in the given order; their values do not change.
 
-    NumPy views of the old arrays and state_dicts taken before do not follow. Parameters on a device, or of several
-    dtypes, stay where they are.
+    NumPy views of the old arrays and state_dicts taken before do not follow. Parameters of several dtypes, or on
+    several devices, stay where they are.
 
     Parameters
     ----------
@@ -48,7 +47,7 @@ def flatten(parameters: Iterable[Tensor]) -> None:
         Each once.
     """
     group = list(parameters)
-    if len({p.dtype for p in group}) != 1 or not all(isinstance(p.data, np.ndarray) for p in group):
+    if len({(p.dtype, type(p.data)) for p in group}) != 1:
         return
     backend = backend_of(group[0].data)
     shapes = [p.shape for p in group]
@@ -59,18 +58,23 @@ def flatten(parameters: Iterable[Tensor]) -> None:
         p.version += 1
 
 
+def _address(array: Any) -> int:
+    """Of the first element."""
+    return int(array.ptr if type(array) is DeviceArray else array.ctypes.data)
+
+
 def _shared_buffer(group: Sequence[Tensor]) -> Any:
     """The buffer whose views the parameters are, in order and without others between them; None if there is none."""
     arrays = [p.data for p in group]
-    buffer = arrays[0].base if isinstance(arrays[0], np.ndarray) else None
-    if not isinstance(buffer, np.ndarray) or buffer.ndim != 1 or len(arrays) < 2:
+    buffer = arrays[0].base
+    if type(buffer) is not type(arrays[0]) or buffer.ndim != 1 or len(arrays) < 2:
         return None
     starts = _offsets([a.size for a in arrays])
     if buffer.size != starts[-1]:
         return None
-    first = buffer.ctypes.data
+    first = _address(buffer)
     fits = (
-        a.base is buffer and a.flags.c_contiguous and a.ctypes.data == first + at * buffer.itemsize
+        a.base is buffer and a.flags.c_contiguous and _address(a) == first + at * buffer.itemsize
         for a, at in zip(arrays, starts, strict=False)
     )
     return buffer if all(fits) else None
