@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gankernels._extras import require
+from gankernels.backends.cuda_numba import simulator
 from gankernels.backends.cuda_numba.available import is_simulated
 
 __all__ = [
@@ -30,6 +31,7 @@ class _Simulated:
     """`numba.cuda` as the running simulated kernel sees it, in functions of any module and in any of its threads."""
 
     def __init__(self) -> None:
+        self.shared = simulator.shared
         self._context: Any = importlib.import_module("numba.cuda.simulator.kernel")._get_kernel_context
 
     def __getattr__(self, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SimulatedMemory", "running", "table"]
+__all__ = ["SharedArrays", "SimulatedMemory", "running", "shared", "table"]
 
 _SWITCH_S = 1e-6
 
@@ -36,6 +37,33 @@ class SimulatedMemory:
         self.values[i] = value
 
 
+class SharedArrays:
+    """`cuda.shared` of a simulated kernel: one array for each line that asks for it, full of NaN before it is written.
+
+    Numba's own may give two threads of a block different arrays, if they ask at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: dict[Any, NDArray[Any]] = {}
+
+    def array(self, shape: Any, dtype: Any) -> NDArray[Any]:
+        """The block's array of the calling line."""
+        frame = sys._getframe(1)
+        key = (frame.f_code, frame.f_lineno)
+        with self._lock:
+            if key not in self._arrays:
+                self._arrays[key] = np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -1, dtype)
+            return self._arrays[key]
+
+    def clear(self) -> None:
+        """Forget the arrays, before another kernel."""
+        self._arrays.clear()
+
+
+shared = SharedArrays()
+
+
 def table(values: NDArray[np.int64]) -> tuple[int, ...]:
     """A table for kernels: Python's numbers are faster than NumPy's."""
     return tuple(values.tolist())
@@ -46,6 +74,7 @@ def running() -> Iterator[None]:
     """While a kernel runs: NumPy must not warn of what arithmetic on a GPU does silently, and the loop of the simulator
     that waits for its threads must not keep the interpreter from them.
     """
+    shared.clear()
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:
