@@ -18,10 +18,12 @@ namespace {
 
 constexpr int64_t kPackedBytes = int64_t(32) << 20;  // packed images held at a time, where one image is smaller
 constexpr int64_t kWeightBytes = 128 << 10;          // weights that the positions of a task share: in the second cache
-constexpr int64_t kProducts = 256;   // products of a sum between two visits of its accumulator, at least
-constexpr int64_t kRun = 64;         // channels of a cell, where there are so many
-constexpr int64_t kPositions = 384;  // of a task: its sums take 72 KiB
-constexpr int64_t kTasks = 64;       // wanted where tasks would be larger than needed
+constexpr int64_t kProducts = 256;          // products of a sum between two visits of its accumulator, at least
+constexpr int64_t kRun = 64;                // channels of a cell, where there are so many
+constexpr int64_t kPositions = 384;         // of a task: its sums take 72 KiB
+constexpr int64_t kChannelsAtOnce = 8;      // of the weights that are turned into vectors, at least,
+constexpr int64_t kTurnedBytes = 64 << 10;  // and as many as take this much
+constexpr int64_t kTasks = 64;              // wanted where tasks would be larger than needed
 
 // One combination of phases of the three axes.
 struct PhaseTaps {
@@ -134,19 +136,27 @@ class ChannelConv {
       const int64_t group = i / (blocks * cells.blocks), b = i % cells.blocks;
       const VectorBlock& out = blocks_[i / cells.blocks % blocks];
       const int64_t count = cells.valid(b), first = b * cells.width, step = out.vectors * L;
-      // where the taps of the next channel follow in memory, many channels are transposed at once
-      const int64_t chained = dense && w_.input == all ? std::max<int64_t>(1, std::min(count, kProducts / all)) : 1;
-      Scratch<T> turned(chained * all * L), zeros(chained * all);
-      std::fill_n(zeros.get(), chained * all, T(0));
-      for (int64_t c = 0; c < count; c += chained)
+      const bool chained = dense && w_.input == all;  // the taps of the next channel follow in memory
+      const int64_t bytes = all * L * static_cast<int64_t>(sizeof(T));
+      const int64_t at_once = std::min(count, std::max(kChannelsAtOnce, kTurnedBytes / bytes));
+      Scratch<T> turned(at_once * all * L), zeros(at_once * all);
+      std::fill_n(zeros.get(), at_once * all, T(0));
+      std::vector<int64_t> channel(at_once);  // of the turned ones, in vectors
+      for (int64_t j = 0; j < at_once; ++j) channel[j] = j * all;
+      for (int64_t c = 0; c < count; c += at_once)
         for (int64_t v = 0; v < step; v += L) {
-          const int64_t some = std::min(chained, count - c);
+          const int64_t some = std::min(at_once, count - c), valid = std::min(L, out.valid - v);
           const T* from = w_.data + group * w_.group + (out.first + v) * w_.output + (first + c) * w_.input;
-          turn(from, std::min(L, out.valid - v), some * all, dense, KH, KW, zeros.get(), turned.get());
-          for (const PhaseTaps& phase : phases_)
-            for (int64_t j = 0; j < some; ++j)
-              table_.pick_cells(turned.get() + j * all * L, phase.index.data(), 0, all, phase.taps(),
-                                dst + weights_of(phase, group, out, first) + (c + j) * step + v, count * step);
+          for (int64_t j = 0; j < (chained ? 1 : some); ++j)
+            turn(from + j * w_.input, valid, chained ? some * all : all, dense, KH, KW, zeros.get(),
+                 turned.get() + j * all * L);
+          for (const PhaseTaps& phase : phases_) {
+            T* to = dst + weights_of(phase, group, out, first) + c * step + v;
+            for (const int64_t k : phase.index) {
+              table_.pick_cells(turned.get() + k * L, channel.data(), 0, at_once * all, some, to, step);
+              to += count * step;
+            }
+          }
         }
     });
   }

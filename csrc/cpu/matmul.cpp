@@ -11,8 +11,9 @@
 namespace gk::cpu {
 namespace {
 
-constexpr int64_t kInner = 256;  // inner extent of a panel block: 48 KiB of b for 48 columns
-constexpr int64_t kRows = 256;   // rows of c per task
+constexpr int64_t kInner = 256;   // inner extent of a panel block: 48 KiB of b for 48 columns
+constexpr int64_t kRows = 256;    // rows of c per task
+constexpr int64_t kDotRows = 48;  // the same where the inner extent is in the lanes
 
 struct RowBlock {
   int64_t first, rows;
@@ -33,6 +34,13 @@ std::vector<RowBlock> cut_rows(const ConvTable<T>& table, int64_t rows) {
 // block(K, outputs) of rows of a(M, K); missing rows are zero
 template <class T>
 void pack_rows(const T* a, int64_t row, int64_t column, int64_t inner, const RowBlock& block, T* dst) {
+  if (row == 1) {  // columns lie in memory
+    for (int64_t k = 0; k < inner; ++k, dst += block.outputs) {
+      const T* src = a + block.first + k * column;
+      for (int o = 0; o < block.outputs; ++o) dst[o] = o < block.rows ? src[o] : T(0);
+    }
+    return;
+  }
   for (int o = 0; o < block.outputs; ++o) {
     const T* src = a + (block.first + o) * row;
     T* to = dst + o;
@@ -70,6 +78,45 @@ View<T> transposed(View<T> v) {
   return v;
 }
 
+// A few columns of b, rows of a that lie in memory: dot products, the inner extent in the lanes, as many rows of a at a
+// time as a tile has taps. What is left of the inner extent after whole vectors is added number by number.
+template <class T>
+void few_columns(View<const T> a, View<const T> b, View<T> c) {
+  const ConvTable<T>& table = conv_table<T>();
+  const int64_t M = c.shape[1], N = c.shape[2], K = a.shape[2], L = table.lanes, whole = K / L * L;
+  const int outputs = tile_outputs(table, N);
+  const int64_t rows_at_once = table.max_positions[outputs], tasks = (M + kDotRows - 1) / kDotRows;
+  Scratch<T> columns(c.shape[0] * whole * outputs);  // (batch, vector of the inner extent, column)
+  parallel_for(c.shape[0] * outputs, [&](int64_t i) {
+    const int64_t n = i % outputs;
+    const T* from = b.data + i / outputs * b.stride[0] + n * b.stride[2];
+    T* to = columns.get() + i / outputs * whole * outputs;
+    for (int64_t k = 0; k < whole; ++k) to[(k / L * outputs + n) * L + k % L] = n < N ? from[k * b.stride[1]] : T(0);
+  });
+  parallel_for(c.shape[0] * tasks, [&](int64_t i) {
+    const int64_t batch = i / tasks, last = std::min(M, i % tasks * kDotRows + kDotRows);
+    const T* right = columns.get() + batch * whole * outputs;
+    Scratch<T> lanes(rows_at_once * outputs * L), sums(rows_at_once * outputs + L);
+    std::vector<TapOffset> taps(rows_at_once);
+    for (int64_t r = 0; r < rows_at_once; ++r) taps[r] = {r * a.stride[1], r * outputs * L};
+    for (int64_t m = i % tasks * kDotRows; m < last; m += rows_at_once) {
+      const int64_t some = std::min(rows_at_once, last - m);
+      const T* left = a.data + batch * a.stride[0] + m * a.stride[1];
+      std::fill_n(lanes.get(), some * outputs * L, T(0));
+      std::fill_n(sums.get(), some * outputs, T(0));
+      table.weight_tile[outputs][some](left, 0, right, 0, 1, whole / L, taps.data(), lanes.get());
+      table.add_lanes(lanes.get(), some * outputs, sums.get());
+      for (int64_t r = 0; r < some; ++r)
+        for (int64_t n = 0; n < N; ++n) {
+          T sum = sums.get()[r * outputs + n];
+          for (int64_t k = whole; k < K; ++k)
+            sum += left[r * a.stride[1] + k] * b.data[batch * b.stride[0] + k * b.stride[1] + n * b.stride[2]];
+          c.data[batch * c.stride[0] + (m + r) * c.stride[1] + n * c.stride[2]] = sum;
+        }
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -78,6 +125,9 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
   if (c.size() == 0) return;
   const ConvTable<T>& table = conv_table<T>();
   const int L = table.lanes;
+  if (N <= table.wide_outputs && a.stride[2] == 1 && K >= L) return few_columns<T>(a, b, c);
+  if (M <= table.wide_outputs && b.stride[1] == 1 && K >= L)
+    return few_columns<T>(transposed(b), transposed(a), transposed(c));
   if (N < M && N < L) return matmul<T>(transposed(b), transposed(a), transposed(c));  // vectors run along N
 
   const std::vector<RowBlock> blocks = cut_rows(table, M);
