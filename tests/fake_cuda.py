@@ -30,7 +30,8 @@ class Memory:
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = 0
-        self._bytes = cpu.empty((max(nbytes, 1),), np.uint8)
+        aligned = cpu.empty((nbytes + 256,), np.uint8)
+        self._bytes = aligned[-aligned.ctypes.data % 256 :][: max(nbytes, 1)]  # as a GPU's allocations are
         self._bytes.fill(POISON)
         self.ptr, self.nbytes = self._bytes.ctypes.data, nbytes
         held["bytes"] += nbytes

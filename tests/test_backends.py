@@ -75,6 +75,7 @@ def test_the_environment_insists_on_one_backend(monkeypatch: pytest.MonkeyPatch)
     )
 
 
+@pytest.mark.cpu_only
 def test_without_a_backend_both_reasons_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, compiled="there is no NVIDIA driver", numba="numba-cuda is not installed")
     with pytest.raises(gk.DeviceError) as raised:

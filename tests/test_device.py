@@ -49,6 +49,7 @@ def test_a_tensor_moves_there_and_back() -> None:
     assert x.to(device="cuda", dtype=np.int64).tolist() == [[1, 2], [3, 4]]
 
 
+@pytest.mark.cpu_only
 def test_a_tensor_on_a_device_is_read_only_where_that_is_asked_for() -> None:
     x = gk.tensor([3.0], device="cuda")
     assert (x.item(), float(x), int(x), bool(x), x.tolist(), f"{x:.1f}") == (3.0, 3.0, 3, True, [3.0], "3.0")
@@ -223,6 +224,16 @@ def test_indices_and_masks_stay_on_the_device(function: Callable[[Tensor], Tenso
     np.testing.assert_array_equal(host(here), host(there))
 
 
+def test_a_number_beside_a_tensor_is_made_on_the_device_once() -> None:
+    x = gk.tensor([1.0, -2.0], device="cuda")
+    for _ in range(2):
+        fills = fake_cuda.launches.get("fill", 0)
+        assert (x > 0.625).tolist() == [True, False]
+        assert [str(v) for v in (gk.where(x > 5.0, x, -0.0) + gk.where(x > 5.0, x, 0.0)).tolist()] == ["0.0", "0.0"]
+        assert [str(v) for v in gk.where(x > 5.0, x, -0.0).tolist()] == ["-0.0", "-0.0"]
+    assert fake_cuda.launches["fill"] == fills
+
+
 # ---- networks --------------------------------------------------------------------------------------------------------
 def network(device: str) -> nn.Sequential:
     stream = gk.Generator(1)
@@ -305,6 +316,7 @@ def test_moving_averages_follow_the_device() -> None:
         assert next(net.parameters()).device == "cuda"
 
 
+@pytest.mark.cpu_only
 def test_another_librarys_array_on_the_device_is_shared_and_copied_there() -> None:
     owner = gk.tensor(normal(2, 3), device="cuda")
 

@@ -21,7 +21,7 @@ def plan(recipe: Recipe, request: Request, session: Session) -> str:
     batch = config.train.batch
     if (batches := getattr(session, "batches", None)) is not None:
         lines.append(f"one epoch: {batches.steps_per_epoch} batches of {batch}")
-    if (two := _two_conditions(gan, described)) is not None:
+    if gan.device == "cpu" and (two := _two_conditions(gan, described)) is not None:
         g, d = (parameter_count(network) for network in (gan.generator, gan.discriminator))
         # weights, gradients, two moments of the optimizer, and the average of the generator
         fixed = 4 * (4 * (g + d) + g)

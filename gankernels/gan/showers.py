@@ -69,7 +69,9 @@ class ShowerGAN(GAN):
             cells /= showers.energy_gev.reshape(-1, 1, 1, 1)
         if self.power != 1.0:
             cells = np.power(cells, np.float32(self.power))
-        return Batch(from_array(cells[:, None]), self.conditions(showers.energy_gev, showers.conditions))
+        return Batch(
+            from_array(cells[:, None]).to(self.device), self.conditions(showers.energy_gev, showers.conditions)
+        )
 
     def to_showers(self, images: Tensor, energy_gev: Array, labels: dict[str, Array]) -> Showers:
         """Generated images in GeV, cells below the threshold emptied."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -60,7 +61,16 @@ def scalar_beside(t: Tensor, value: Any) -> Tensor:
         dtype = np.dtype(np.bool_)
     else:
         dtype = np.dtype(np.int64 if isinstance(value, (int, np.integer)) else np.float32)
-    return Tensor(filled(backend_of(t.data), (), value, dtype))
+    backend = backend_of(t.data)
+    if type(t.data) is DeviceArray:
+        return Tensor(_device_scalar(backend, value, str(value)[:1], dtype))
+    return Tensor(filled(backend, (), value, dtype))
+
+
+@lru_cache(maxsize=256)
+def _device_scalar(backend: Any, value: Any, sign: str, dtype: Any) -> Any:
+    """A number on a device, made once: the same few stand beside tensors again and again. The sign tells -0 from 0."""
+    return filled(backend, (), value, dtype)
 
 
 def filled(backend: Any, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
