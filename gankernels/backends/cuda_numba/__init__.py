@@ -17,14 +17,14 @@ name = "cuda"
 
 #: Module of this package -> the backend functions that it holds.
 FAMILIES = {
-    "conv": "conv conv_transpose conv_weight",
+    "convolution": "conv conv_transpose conv_weight",
     "upsample": "upsample_conv upsample_conv_transpose upsample_conv_weight upsample_nearest sum_blocks",
-    "local_conv": "local_conv local_conv_transpose local_conv_weight",
+    "unshared": "local_conv local_conv_transpose local_conv_weight",
     "columns": "im2col col2im",
-    "matmul": "matmul",
+    "product": "matmul",
     "window": "max_window average_window spread_window gather_window scatter_window",
     "pointwise": "unary binary compare gate select copy fill",
-    "epilogue": "epilogue epilogue_backward",
+    "fused": "epilogue epilogue_backward",
     "reduce": "sum softmax log_softmax",
     "norm": "channel_moments channel_affine batch_norm_backward",
     "rows": "gather_rows scatter_rows",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat
-from gankernels.backends.cuda_numba.conv import conv, conv_transpose, conv_weight
+from gankernels.backends.cuda_numba.convolution import conv, conv_transpose, conv_weight
 from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, volume
 from gankernels.backends.cuda_numba.plan import Conv, split_pod
 from gankernels.backends.cuda_numba.shim import cuda, jit
