@@ -189,13 +189,15 @@ class GatherConv {
         const int64_t rows = phase->outputs[0] * phase->outputs[1];
         int64_t work = 0;
         for (size_t i = 0; i < row_phases(); ++i) work += inputs_ * phase[i].taps() * phase[i].outputs[2];
+        const int64_t least = channels_at_once(*phase) < inputs_ ? kSharingRows : 1;
+        const int64_t step = std::max(least, 1 + kTaskCycles / std::max<int64_t>(1, work * blocks_[0].tile / 2));
+        // Small weights: blocks of channels follow each other on the same rows, which are still in the cache.
+        const bool rows_first = group_weights(*phase) * static_cast<int64_t>(sizeof(T)) <= kWindowBytes / 4;
         for (int64_t g = 0; g < groups_; ++g)
-          for (const ChannelBlock& block : blocks_) {
-            const int64_t least = channels_at_once(*phase) < inputs_ ? kSharingRows : 1;
-            const int64_t step = std::max(least, 1 + kTaskCycles / std::max<int64_t>(1, work * block.tile / 2));
-            for (int64_t r = 0; r < rows; r += step)
-              tasks.push_back({phase, g, &block, b, r, std::min(rows, r + step)});
-          }
+          for (int64_t r0 = 0; r0 < rows; r0 += rows_first ? step : rows)
+            for (const ChannelBlock& block : blocks_)
+              for (int64_t r = r0; r < (rows_first ? std::min(rows, r0 + step) : rows); r += step)
+                tasks.push_back({phase, g, &block, b, r, std::min(rows, r + step)});
       }
     parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
       const Task& t = tasks[i];
