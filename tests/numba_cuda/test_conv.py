@@ -17,7 +17,8 @@ from gankernels.testing.cases import Case, cases
 
 skip_module_without_device()
 
-SMALL = [c for op in ("conv", "conv_transpose") for c in cases(op, "edge") if "17" not in c.name]
+# the simulator takes a millisecond for a hundred multiplications
+SMALL = [c for op in ("conv", "conv_transpose") for c in cases(op, "edge") if c.flops < 100_000]
 
 
 def all_three(g: ConvGeometry, dtype: Any, **options: Any) -> None:
