@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "conv_paths.hpp"
+#include "conv_fft_whole.hpp"
 #include "conv_table.hpp"
 #include "fft_operands.hpp"
 #include "fft_volume.hpp"
@@ -19,7 +19,8 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kRoundBytes = int64_t(256) << 20;  // spectra of images held at a time, where one block is smaller
-constexpr int64_t kMostBytes = int64_t(1) << 30;     // spectra of one block of images and of the weights
+constexpr int64_t kMostBytes = int64_t(512) << 20;   // spectra of one block of images and of the weights
+constexpr int64_t kPlaneBytes = int64_t(4) << 20;    // rows of one plane between the transforms along W and H
 constexpr int64_t kColumnBytes = int64_t(64) << 20;  // one thread's column
 
 template <class T>
@@ -255,14 +256,14 @@ View<T> group_of(View<T> v, int axis, int64_t group, int64_t groups) {
 }  // namespace
 
 template <class T>
-bool conv_fft_covers(const ConvGeometry& g) {
-  for (int i = 0; i < 3; ++i)
-    if (g.stride[i] != 1 || g.dilation[i] != 1) return false;
+bool fft_whole_covers(const ConvGeometry& g) {
   const int lanes = conv_table<T>().lanes;
   const int64_t outputs = g.out_channels / g.groups, inputs = g.in_channels / g.groups;
   if (g.batch == 0 || inputs == 0 || outputs == 0 || g.y_volume() == 0 || g.taps() == 0) return false;
   const Window window(g);
   if (!window.fits()) return false;
+  const int64_t rows = std::max(window.end[1] - window.begin[1], g.y[1]);
+  if (rows * window.frequencies() * 2 * lanes * static_cast<int64_t>(sizeof(T)) > kPlaneBytes) return false;
   const auto bytes = [&](int64_t lines, int64_t depth) {
     return Spectrum<T>::elements(window.frequencies(), window.n[1], lines, depth, lanes) *
            static_cast<int64_t>(sizeof(T));
@@ -280,11 +281,11 @@ bool conv_fft_covers(const ConvGeometry& g) {
              kMostBytes;
 }
 
-// Multiply-adds of vectors that would take as long. On 25x25x25 cells with 5x5x5 taps (1 to 32, 32 to 8, 8 to 8
-// channels; 16 images) a complex vector takes 7 to 8 ns on its way through a transform, and a multiply-add of the
-// products 0.2 ns, where the direct path does one in 0.125 to 0.2 ns.
+// Multiply-adds of vectors on the direct path that take as long. With 5x5x5 taps on 25x25x25 cells (1 to 32, 32 to 8, 8
+// to 8 channels; 16 images) a complex vector takes 5 to 6 ns on its way through the transforms and a multiply-add of
+// the products 0.2 ns, where the direct path does one in 0.14 to 0.2 ns.
 template <class T>
-double conv_fft_cost(const ConvGeometry& g) {
+double fft_whole_cost(const ConvGeometry& g) {
   const int lanes = conv_table<T>().lanes;
   const Window window(g);
   const int64_t inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
@@ -297,11 +298,12 @@ double conv_fft_cost(const ConvGeometry& g) {
   const int64_t vectors = ceil_div(std::max(inputs, outputs), tile) * ceil_div(std::min(inputs, outputs) * tile, lanes);
   const double products =
       4.0 * static_cast<double>(window.frequencies() * window.n[1] * window.n[0] * g.batch * vectors);
-  return static_cast<double>(g.groups) * (50 * points + 1.6 * products);
+  const double point = window.n[0] == 1 ? 65 : 37;  // columns of flat volumes are gathered with far strides
+  return static_cast<double>(g.groups) * (point * points + 1.4 * products);
 }
 
 template <class T>
-void conv_fft(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
+void fft_whole(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
   FftConv<T> fft(g);
   const Window window(g);
   for (int64_t i = 0; i < g.groups; ++i)
@@ -310,7 +312,7 @@ void conv_fft(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g
 }
 
 template <class T>
-void conv_transpose_fft(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
+void fft_whole_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
   FftConv<T> fft(g);
   const Window window(g);
   bool covered = true;
@@ -322,7 +324,7 @@ void conv_transpose_fft(View<const T> y, View<const T> w, View<T> x, const ConvG
 }
 
 template <class T>
-void conv_weight_fft(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
+void fft_whole_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
   FftConv<T> fft(g);
   const Window window(g);
   for (int64_t i = 0; i < g.groups; ++i)
@@ -330,12 +332,12 @@ void conv_weight_fft(View<const T> x, View<const T> y, View<T> w, const ConvGeom
                group_of(w, 0, i, g.groups));
 }
 
-#define GK_INSTANTIATE(T)                                                                          \
-  template bool conv_fft_covers<T>(const ConvGeometry&);                                           \
-  template double conv_fft_cost<T>(const ConvGeometry&);                                           \
-  template void conv_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
-  template void conv_transpose_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
-  template void conv_weight_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
+#define GK_INSTANTIATE(T)                                                                           \
+  template bool fft_whole_covers<T>(const ConvGeometry&);                                           \
+  template double fft_whole_cost<T>(const ConvGeometry&);                                           \
+  template void fft_whole<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
+  template void fft_whole_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
+  template void fft_whole_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

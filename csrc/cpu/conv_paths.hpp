@@ -27,7 +27,7 @@ void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const Co
 template <class T>
 void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 
-// Unit strides and dilations, transforms up to kLongestFft, spectra up to 1 GiB.
+// Any stride, unit dilations, kernels that are short beside the longest transform.
 template <class T>
 bool conv_fft_covers(const ConvGeometry& g);
 // Predicted time of any slot, in multiply-adds of vectors by the direct path.

@@ -28,10 +28,14 @@ struct Window {
   }
   bool fits() const { return n[0] > 0 && n[1] > 0 && n[2] > 0; }
   int64_t frequencies() const { return n[2] / 2 + 1; }
-  // Complex vectors that pass through the transforms of a volume with that many planes and rows.
+  // Complex vectors that pass through the transforms of a volume with that many planes and rows; those of two passes
+  // count once, of more (or less) in proportion with what else is done to them.
   double points(int64_t planes, int64_t rows) const {
-    const int64_t along_w = planes * ceil_div(rows, 2) * n[2], along_h = planes * frequencies() * n[1];
-    return static_cast<double>(along_w + along_h + frequencies() * n[1] * n[0]);
+    const int64_t lines[3] = {frequencies() * n[1], planes * frequencies(), planes * ceil_div(rows, 2)};
+    double sum = 0;
+    for (int i = 0; i < 3; ++i)
+      sum += static_cast<double>(lines[i] * n[i]) * static_cast<double>(2 + fft_passes(n[i])) / 4;
+    return sum;
   }
 };
 

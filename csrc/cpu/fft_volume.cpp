@@ -72,11 +72,18 @@ void unpack_rows(const T* src, const LaneVolumes<T>& v, int64_t i, int lanes, in
 
 }  // namespace
 
+int64_t fft_passes(int64_t n) {
+  int64_t passes = 0;
+  for (const int f : {7, 5, 4, 3, 2})
+    for (; n % f == 0; n /= f) ++passes;
+  return n == 1 ? passes : 0;
+}
+
 int64_t fft_length(int64_t least) {
   if (least > kLongestFft) return 0;
   int64_t best = 0, cost = 0;
-  for (int64_t n = std::max<int64_t>(1, least); n <= 2 * least; ++n) {
-    const int64_t passes = static_cast<int64_t>(fft_factors(n).size());
+  for (int64_t n = std::max<int64_t>(1, least); n <= least + least / 4 + 8; ++n) {
+    const int64_t passes = fft_passes(n);
     if (n > 1 && passes == 0) continue;
     const int64_t here = n * (4 + passes);  // a pass against all else that grows with the length
     if (best == 0 || here < cost) best = n, cost = here;

@@ -30,6 +30,8 @@ constexpr int64_t kLongestFft = 1024;
 
 // The length n >= least with factors 2, 3, 5, 7 that costs least; 0 if least > kLongestFft.
 int64_t fft_length(int64_t least);
+// Passes of its transform over the data.
+int64_t fft_passes(int64_t n);
 
 template <class T>
 class OwnedFftPlan {

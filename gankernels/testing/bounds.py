@@ -102,7 +102,7 @@ def _over_space(norms: Array, g: ConvGeometry) -> Array:
 def fft_conv_bound(x: Array, w: Array, g: ConvGeometry, dtype: DTypeLike) -> Array:
     """Largest error of conv(x, w) computed by FFT, (N, O, 1, ...): the same for all cells of an image's channel."""
     norms = np.einsum("ngc,goc->ngo", _channel_norms(x, 1, g.groups), _channel_norms(w, 0, g.groups))
-    factor = _fft_factor(g.in_channels // g.groups, g, dtype)
+    factor = _fft_factor(g.in_channels // g.groups * prod(g.stride), g, dtype)  # the phases are channels
     return factor * _over_space(norms.reshape(g.batch, g.out_channels), g)
 
 
