@@ -96,9 +96,9 @@ def test_a_path_asked_for_by_name_is_taken() -> None:
         found = gk.conv_plan((16, 4, 9, 9), (4, 4, 3, 3), algorithm=name)
         assert found.path == name
         assert "asked for" in found.why
-    strided = gk.conv_plan((16, 4, 9, 9), (4, 4, 3, 3), stride=2, algorithm="fft")
-    assert strided.path in PATHS
-    assert "does not cover" in strided.why
+    dilated = gk.conv_plan((16, 4, 9, 9), (4, 4, 3, 3), dilation=2, algorithm="fft")
+    assert dilated.path in PATHS
+    assert "does not cover" in dilated.why
 
 
 def test_a_measured_choice_is_remembered_and_computes_the_same_sums() -> None:

@@ -365,7 +365,7 @@ def test_auto_is_direct_for_values_and_fast_for_gradients(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("batch", [16, 17])
 def test_fast_takes_fft_where_it_pays_and_direct_elsewhere(batch: int) -> None:
-    for channels, kernel in (((8, 8), 5), ((1, 1), 5), ((8, 8), 3)):
+    for channels, kernel in (((8, 8), 5), ((1, 1), 5), ((8, 8), 2)):
         g = conv_geometry(
             "conv", (batch, channels[0], 12, 12, 12), (channels[1], channels[0], *(kernel,) * 3), padding=1
         )
@@ -374,6 +374,5 @@ def test_fast_takes_fft_where_it_pays_and_direct_elsewhere(batch: int) -> None:
         for name in ("direct", "fft", "fast"):
             found[name] = np.full(g.w_shape, np.nan, np.float32)
             cpu.conv_weight(x, y, found[name], g.pod, CONV_ALGORITHMS[name])
-        wanted = "fft" if channels == (8, 8) and kernel == 5 else "direct"
-        assert np.array_equal(found["fast"], found[wanted])
+        assert np.array_equal(found["fast"], found["fft"]) == (channels == (8, 8) and kernel == 5)
         assert not np.array_equal(found["fft"], found["direct"])

@@ -68,8 +68,8 @@ def set_conv_algorithm(name: str) -> None:
     or an infinity makes all outputs of its image NaN, in the weights all outputs of the channels that they reach, and
     in a weights gradient all weights of the channel.
 
-    "fft" covers strides and dilations of 1, padded extents up to 1024 and spectra up to 1 GiB; "direct" computes the
-    rest.
+    "fft" covers every stride, every extent (large volumes piece by piece, so that spectra stay below 512 MiB) and
+    kernels up to a few hundred cells long; what is dilated is computed by "direct".
     """
     global _algorithm
     if name not in CONV_ALGORITHMS:
