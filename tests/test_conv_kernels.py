@@ -157,8 +157,12 @@ GEOMETRIES = {
     "uneven padding": geometry((2, 3, 6, 5), (4, 3, 4, 4), padding=[(3, 0), (0, 2)]),
     "kernel over x": geometry((3, 2, 2, 3), (3, 2, 5, 6), padding=4),
     "extent one": geometry((33, 2, 1, 1, 1), (3, 2, 1, 3, 5), padding=(0, 1, 2)),
+    "many channels": geometry((3, 70, 6, 7), (75, 70, 3, 3), padding=1),
+    "many channels, strided groups": geometry((2, 80, 9, 8), (72, 40, 3, 4), stride=2, padding=(2, 1), groups=2),
+    "many channels, dilated taps": geometry((1, 34, 4, 9, 7), (50, 34, 2, 3, 2), dilation=(1, 2, 3), padding=(1, 2, 0)),
     "only padding": geometry((2, 2, 3), (2, 2, 2), padding=7, stride=4, dilation=3),
     "transposed": conv_transpose_geometry("test", (3, 5, 4, 5, 4), (5, 6, 4, 4, 4), stride=2, padding=1),
+    "many channels, transposed": conv_transpose_geometry("test", (2, 52, 4, 3), (52, 66, 4, 4), stride=2, padding=1),
     "output padding": conv_transpose_geometry("test", (2, 4, 5, 4), (4, 3, 3, 2), stride=(3, 2), output_padding=(2, 1)),
 }
 
@@ -187,13 +191,18 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("name", ["dense 3-D", "one channel", "strided and dilated", "transposed", "groups"])
-def test_real_sums_are_the_same_bits_for_any_thread_count(name: str, slot: str, restore_knobs: None) -> None:
+@pytest.mark.parametrize("algorithm", [DIRECT, CHANNELS])
+@pytest.mark.parametrize(
+    "name", ["dense 3-D", "one channel", "strided and dilated", "transposed", "groups", "many channels, strided groups"]
+)
+def test_real_sums_are_the_same_bits_for_any_thread_count(
+    name: str, algorithm: int, slot: str, restore_knobs: None
+) -> None:
     p = fill(GEOMETRIES[name])
     results = []
     for threads in (1, 2, 3):
         _cpu.set_num_threads(threads)
-        results.append(p.run(slot))
+        results.append(p.run(slot, algorithm))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
@@ -330,7 +339,8 @@ def test_zero_sizes_give_zeros(g: ConvGeometry, algorithm: int) -> None:
 @pytest.mark.parametrize(
     "shape",
     [(1, 1, 1, 1), (1, 16, 64, 1), (1, 1, 300, 5), (2, 3, 4, 5), (3, 20, 600, 50), (1, 129, 257, 100), (1, 7, 0, 3),
-     (1, 600, 3, 17), (0, 2, 2, 2), (40, 8, 8, 8), (1, 13, 9, 200), (1, 10, 33, 96)],
+     (1, 600, 3, 17), (3, 37, 77, 3), (1, 5, 40, 130), (2, 100, 64, 1), (1, 3, 130, 90),
+     (0, 2, 2, 2), (40, 8, 8, 8), (1, 13, 9, 200), (1, 10, 33, 96)],
 )  # fmt: skip
 def test_matmul_is_exact_on_integers_for_any_layout(shape: tuple[int, ...], dtype: Any, restore_knobs: None) -> None:
     B, M, K, N = shape
