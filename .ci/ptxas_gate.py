@@ -20,6 +20,12 @@ def demangled(names: list[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
+def short(name: str) -> str:
+    for part in ("void ", "gk::cuda::", "gk::", "(anonymous namespace)::"):
+        name = name.replace(part, "")
+    return re.sub(r">\(.*", ">", name)
+
+
 def main() -> int:
     text = Path(sys.argv[1]).read_text()
     pattern = re.compile(
@@ -32,11 +38,11 @@ def main() -> int:
     worst: dict[str, tuple[int, int, str]] = {}
     problems = []
     for (_, arch, stack, stores, loads, registers, shared), name in zip(rows, names, strict=True):
-        kernel = re.sub(
-            r"\(.*", "", name.replace("void ", "").replace("gk::cuda::", "").replace("(anonymous namespace)::", "")
-        )
+        kernel = short(name)
         where = f"{arch} {kernel}"
-        if int(stores) or int(loads):
+        if "double" in kernel:  # for gradient checks: only the registers count
+            pass
+        elif int(stores) or int(loads):
             problems.append(f"{where}: {stores} bytes of spill stores, {loads} of spill loads")
         elif int(stack) and not LOCAL_MEMORY_ALLOWED.search(name):
             problems.append(f"{where}: {stack} bytes of local memory")

@@ -1,7 +1,16 @@
 # gankernels._cuda from the sources in csrc/cuda: by nvcc for GPUs, or by the C++ compiler for the emulator.
 set(GK_CUDA_KERNELS
     csrc/cuda/binary.cu
+    csrc/cuda/columns.cu
+    csrc/cuda/conv.cu
+    csrc/cuda/conv_direct.cu
+    csrc/cuda/conv_folded.cu
+    csrc/cuda/conv_im2col.cu
+    csrc/cuda/conv_implicit.cu
     csrc/cuda/gather.cu
+    csrc/cuda/gemm.cu
+    csrc/cuda/local_conv.cu
+    csrc/cuda/matmul.cu
     csrc/cuda/norm.cu
     csrc/cuda/optim.cu
     csrc/cuda/pointwise.cu
@@ -9,6 +18,7 @@ set(GK_CUDA_KERNELS
     csrc/cuda/reduce.cu
     csrc/cuda/unary.cu
     csrc/cuda/upsample.cu
+    csrc/cuda/upsample_conv.cu
     csrc/cuda/window.cu)
 set(GK_CUDA_HOST csrc/bindings/module_cuda.cpp csrc/cuda/memory.cpp)
 option(GANKERNELS_WERROR "warnings are errors" OFF)

@@ -83,7 +83,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def _fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
-        reason = str(report.longrepr)
+        skipped = report.longrepr  # (path, line, reason): only the reason may name the part
+        reason = str(skipped[2] if isinstance(skipped, tuple) else skipped)
         for name in _required:
             if name in reason:
                 report.outcome = "failed"

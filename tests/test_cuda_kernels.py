@@ -118,12 +118,12 @@ def test_unary_agrees_with_the_cpu_in_packs_and_element_by_element(op: str, dtyp
                 close(pairs, 8) if op in ELEMENTARY else same_bits(pairs)
 
 
-@pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize("op", BINARY)
+UNCALLED = {"f": (), "i": ("divide", "atan2"), "b": ("divide", "atan2", "subtract", "power")}
+CALLED = [(op, dtype) for op in BINARY for dtype in ALL if op not in UNCALLED[np.dtype(dtype).kind]]
+
+
+@pytest.mark.parametrize(("op", "dtype"), CALLED)
 def test_binary_agrees_with_the_cpu_in_every_layout(op: str, dtype: Any) -> None:
-    uncalled = {"f": (), "i": ("divide", "atan2"), "b": ("divide", "atan2", "subtract", "power")}
-    if op in uncalled[np.dtype(dtype).kind]:
-        pytest.skip(f"{op} is not called for {np.dtype(dtype)}")
     for a in layouts(dtype):
         b = values(a.shape, dtype, 1)
         for left, right in ((a, b), (b, a)):

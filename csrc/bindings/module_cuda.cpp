@@ -58,6 +58,19 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
   py::register_exception<cuda::OutOfMemory>(m, "OutOfMemoryError", PyExc_MemoryError);
 
+  GK_BIND(m, conv);
+  GK_BIND(m, conv_transpose);
+  GK_BIND(m, conv_weight);
+  GK_BIND(m, upsample_conv);
+  GK_BIND(m, upsample_conv_transpose);
+  GK_BIND(m, upsample_conv_weight);
+  GK_BIND(m, local_conv);
+  GK_BIND(m, local_conv_transpose);
+  GK_BIND(m, local_conv_weight);
+  GK_BIND(m, im2col);
+  GK_BIND(m, col2im);
+  GK_BIND(m, matmul);
+
   GK_BIND(m, upsample_nearest);
   GK_BIND(m, sum_blocks);
   GK_BIND(m, max_window);
