@@ -46,7 +46,7 @@ _CACHE = not SIMULATED
 
 def jit(function: Function) -> Function:
     """A kernel, compiled at its first launch for the types of its arguments and kept on disk."""
-    kernel: Function = cuda.jit(function, cache=_CACHE)
+    kernel: Function = _module.jit(function, cache=_CACHE)
     return kernel
 
 
@@ -54,7 +54,7 @@ def device(function: Function) -> Function:
     """A function for kernels."""
     if SIMULATED:
         return function
-    found: Function = cuda.jit(function, device=True)
+    found: Function = _module.jit(function, device=True)
     return found
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["SharedArrays", "SimulatedMemory", "running", "shared", "table"]
 
 _SWITCH_S = 1e-6
+_one_at_a_time = threading.Lock()  # the simulator knows one kernel
 
 
 class SimulatedMemory:
@@ -74,12 +75,13 @@ def running() -> Iterator[None]:
     """While a kernel runs: NumPy must not warn of what arithmetic on a GPU does silently, and the loop of the simulator
     that waits for its threads must not keep the interpreter from them.
     """
-    shared.clear()
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            yield
-    finally:
-        sys.setswitchinterval(before)
+    with _one_at_a_time:
+        shared.clear()
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                yield
+        finally:
+            sys.setswitchinterval(before)
