@@ -73,6 +73,9 @@ def _shapes(T: Any) -> Iterator[Call]:
         a, b, c = (_zeros(*s, dtype=T) for s in (h.x_shape, h.w_shape, h.y_shape))
         yield lambda h=h, a=a, b=b, c=c: device.conv(a, b, c, h.pod, 0)
         yield lambda h=h, a=a, b=b, c=c: device.conv_weight(a, c, b, h.pod, 0)
+        many = conv_geometry("conv", (30000, channels, 5), (channels, channels, 3), 1, 1)  # tiles of many columns
+        large = a[:1].broadcast_to(many.x_shape)
+        yield lambda g=many, x=large, w=b: device.conv(x, w, x, g.pod, 0)
         m = _zeros(1, channels, 100, dtype=T)
         yield lambda m=m: device.matmul(m, m.transpose(0, 2, 1), _zeros(1, m.shape[1], m.shape[1], dtype=T))
     yield lambda: device.conv_transpose(y, w, x, g.pod, 0)
