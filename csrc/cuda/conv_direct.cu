@@ -5,6 +5,7 @@
 #include <climits>
 #include <cstdint>
 
+#include "../core/error.hpp"
 #include "conv_paths.hpp"
 
 namespace gk::cuda {
@@ -79,7 +80,7 @@ Plan make_plan(Gather<T>& g) {
 }
 
 template <class T>
-using Kernel = void (*)(const Gather<T>, int64_t);
+using Kernel = void (*)(const Gather<T>);
 
 template <class T, int TW, int TO>
 Kernel<T> with_taps(int taps) {
@@ -99,8 +100,9 @@ bool run(Gather<T>& g) {
   if (!plan.covered()) return false;
   int64_t total = g.batch * g.groups * ceil_divide(g.outputs, plan.outputs);
   for (const GatherAxis& a : g.axis) total *= int64_t(a.tiles) * a.phases;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(total, INT_MAX));
-  launch({dim3(blocks), dim3(kDirectThreads), DirectSizes<T>(g, 8).bytes}, kernel_of<T>(plan), g, total);
+  GK_CHECK(total <= INT_MAX, "more tiles than a grid has blocks");
+  const auto blocks = static_cast<unsigned>(total);
+  launch({dim3(blocks), dim3(kDirectThreads), DirectSizes<T>(g, 8).bytes}, kernel_of<T>(plan), g);
   return true;
 }
 

@@ -76,7 +76,7 @@ struct DirectSizes {
 };
 
 template <class T, int TW, int TO, int TK>
-__global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Gather<T> g, int64_t total) {
+__global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Gather<T> g) {
   constexpr int kOut = (TO + 3) / 4 * 4;
   const DirectSizes<T> size(g, kOut);
   int64_t* const row_offset = dynamic_shared<int64_t>();
@@ -86,114 +86,111 @@ __global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Ga
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const int segment = threadIdx.x % g.segments, place = threadIdx.x / g.segments;
 
-  for (int64_t block = blockIdx.x; block < total; block += gridDim.x) {
-    // which tile, of which phase, group, channels and image
-    int64_t rest = block;
-    const auto next = [&](int64_t count) {
-      const int64_t left = divide(rest, count), digit = rest - left * count;
-      rest = left;
-      return static_cast<int>(digit);
-    };
-    int first[3];
-    Gathered at[3];
-    for (int i = 2; i >= 0; --i) {
-      first[i] = next(g.axis[i].tiles) * g.axis[i].tile;
-      at[i] = gathered(g.axis[i], g.phase[i], g.phased, next(g.axis[i].phases));
-    }
-    const int o0 = next((g.outputs + TO - 1) / TO) * TO, group = next(g.groups);
-    const T* const in = g.in + rest * g.in_image + int64_t(group) * g.channels * g.in_channel;
-    const bool empty = first[0] >= at[0].count || first[1] >= at[1].count || first[2] >= at[2].count;
-    if (empty) continue;  // a phase with fewer positions than the largest
-    int cell0[3];
-    for (int i = 0; i < 3; ++i) cell0[i] = at[i].origin + first[i] * g.axis[i].step;
+  // which tile, of which phase, group, channels and image
+  int64_t rest = blockIdx.x;
+  const auto next = [&](int64_t count) {
+    const int64_t left = divide(rest, count), digit = rest - left * count;
+    rest = left;
+    return static_cast<int>(digit);
+  };
+  int first[3];
+  Gathered at[3];
+  for (int i = 2; i >= 0; --i) {
+    first[i] = next(g.axis[i].tiles) * g.axis[i].tile;
+    at[i] = gathered(g.axis[i], g.phase[i], g.phased, next(g.axis[i].phases));
+  }
+  const int o0 = next((g.outputs + TO - 1) / TO) * TO, group = next(g.groups);
+  const T* const in = g.in + rest * g.in_image + int64_t(group) * g.channels * g.in_channel;
+  const bool empty = first[0] >= at[0].count || first[1] >= at[1].count || first[2] >= at[2].count;
+  if (empty) return;  // a phase with fewer positions than the largest
+  int cell0[3];
+  for (int i = 0; i < 3; ++i) cell0[i] = at[i].origin + first[i] * g.axis[i].step;
 
-    __syncthreads();  // the tile before is done
-    for (int r = threadIdx.x; r < size.rows; r += kDirectThreads) {
-      const int d = cell0[0] + r / g.axis[1].window, h = cell0[1] + r % g.axis[1].window;
-      const bool inside = d >= 0 && d < g.axis[0].bound && h >= 0 && h < g.axis[1].bound;
-      row_offset[r] = inside ? d * g.axis[0].in + h * g.axis[1].in : kNoCell;
-    }
-    const int64_t w_channels = g.phased ? g.channels : g.outputs;  // of the group, along w's first axis
-    const int64_t w_base = group * w_channels * (g.phased ? g.w_in : g.w_out) + at[0].w + at[1].w + at[2].w;
-    const int taps = at[0].taps * at[1].taps * g.padded_taps;
-    for (int i = threadIdx.x; i < taps; i += kDirectThreads) {
-      const int kw = i % g.padded_taps, line = i / g.padded_taps, kh = line % at[1].taps, kd = line / at[1].taps;
-      tap_offset[i] = kw < at[2].taps ? kd * g.axis[0].tap + kh * g.axis[1].tap + kw * g.axis[2].tap : kNoCell;
-    }
-    __syncthreads();
+  for (int r = threadIdx.x; r < size.rows; r += kDirectThreads) {
+    const int d = cell0[0] + r / g.axis[1].window, h = cell0[1] + r % g.axis[1].window;
+    const bool inside = d >= 0 && d < g.axis[0].bound && h >= 0 && h < g.axis[1].bound;
+    row_offset[r] = inside ? d * g.axis[0].in + h * g.axis[1].in : kNoCell;
+  }
+  const int64_t w_channels = g.phased ? g.channels : g.outputs;  // of the group, along w's first axis
+  const int64_t w_base = group * w_channels * (g.phased ? g.w_in : g.w_out) + at[0].w + at[1].w + at[2].w;
+  const int taps = at[0].taps * at[1].taps * g.padded_taps;
+  for (int i = threadIdx.x; i < taps; i += kDirectThreads) {
+    const int kw = i % g.padded_taps, line = i / g.padded_taps, kh = line % at[1].taps, kd = line / at[1].taps;
+    tap_offset[i] = kw < at[2].taps ? kd * g.axis[0].tap + kh * g.axis[1].tap + kw * g.axis[2].tap : kNoCell;
+  }
+  __syncthreads();
 
-    const auto fetch = [&](int c) {
-      T* const to = cells + c % 2 * size.cells;
-      const T* const from = in + c * g.in_channel;
-      for (int r = warp; r < size.rows; r += kDirectThreads / kWarpSize) {
-        const int64_t offset = row_offset[r];
-        for (int x = lane; x < g.axis[2].window; x += kWarpSize) {
-          const int w = cell0[2] + x;
-          const bool inside = offset != kNoCell && w >= 0 && w < g.axis[2].bound;
-          cp_async<sizeof(T)>(to + r * g.row + x, inside ? from + offset + w * g.axis[2].in : from, inside);
-        }
+  const auto fetch = [&](int c) {
+    T* const to = cells + c % 2 * size.cells;
+    const T* const from = in + c * g.in_channel;
+    for (int r = warp; r < size.rows; r += kDirectThreads / kWarpSize) {
+      const int64_t offset = row_offset[r];
+      for (int x = lane; x < g.axis[2].window; x += kWarpSize) {
+        const int w = cell0[2] + x;
+        const bool inside = offset != kNoCell && w >= 0 && w < g.axis[2].bound;
+        cp_async<sizeof(T)>(to + r * g.row + x, inside ? from + offset + w * g.axis[2].in : from, inside);
       }
-      T* const w_to = weights + c % 2 * size.weights;
-      const T* const w_from = g.w + w_base + c * g.w_in;
-      for (int i = threadIdx.x; i < taps * kOut; i += kDirectThreads) {
-        const int o = i % kOut;
-        const int64_t offset = tap_offset[i / kOut];
-        const bool inside = offset != kNoCell && o < TO && o0 + o < g.outputs;
-        cp_async<sizeof(T)>(w_to + i, inside ? w_from + offset + (o0 + o) * g.w_out : g.w, inside);
-      }
-    };
+    }
+    T* const w_to = weights + c % 2 * size.weights;
+    const T* const w_from = g.w + w_base + c * g.w_in;
+    for (int i = threadIdx.x; i < taps * kOut; i += kDirectThreads) {
+      const int o = i % kOut;
+      const int64_t offset = tap_offset[i / kOut];
+      const bool inside = offset != kNoCell && o < TO && o0 + o < g.outputs;
+      cp_async<sizeof(T)>(w_to + i, inside ? w_from + offset + (o0 + o) * g.w_out : g.w, inside);
+    }
+  };
 
-    const int th = place % g.axis[1].tile, td = place / g.axis[1].tile;
-    const bool works = td < g.axis[0].tile;
-    const int corner = (td * g.axis[0].step * g.axis[1].window + th * g.axis[1].step) * g.row + segment * TW;
-    T sum[TW][TO] = {};
-    fetch(0);
+  const int th = place % g.axis[1].tile, td = place / g.axis[1].tile;
+  const bool works = td < g.axis[0].tile;
+  const int corner = (td * g.axis[0].step * g.axis[1].window + th * g.axis[1].step) * g.row + segment * TW;
+  T sum[TW][TO] = {};
+  fetch(0);
+  cp_async_commit();
+  for (int c = 0; c < g.channels; ++c) {
+    cp_async_wait<0>();
+    __syncthreads();  // channel c is here for all, channel c - 1 is used up
+    if (c + 1 < g.channels) fetch(c + 1);
     cp_async_commit();
-    for (int c = 0; c < g.channels; ++c) {
-      cp_async_wait<0>();
-      __syncthreads();  // channel c is here for all, channel c - 1 is used up
-      if (c + 1 < g.channels) fetch(c + 1);
-      cp_async_commit();
-      if (!works) continue;
-      const T* tap = weights + c % 2 * size.weights;
-      for (int kd = 0; kd < at[0].taps; ++kd)
-        for (int kh = 0; kh < at[1].taps; ++kh) {
-          const T* cell = cells + c % 2 * size.cells + corner +
-                          (kd * g.axis[0].tap_step * g.axis[1].window + kh * g.axis[1].tap_step) * g.row;
-          for (int kw = 0; kw < g.padded_taps; kw += TK, cell += TK) {
-            T window[TW + TK - 1];
+    if (!works) continue;
+    const T* tap = weights + c % 2 * size.weights;
+    for (int kd = 0; kd < at[0].taps; ++kd)
+      for (int kh = 0; kh < at[1].taps; ++kh) {
+        const T* cell = cells + c % 2 * size.cells + corner +
+                        (kd * g.axis[0].tap_step * g.axis[1].window + kh * g.axis[1].tap_step) * g.row;
+        for (int kw = 0; kw < g.padded_taps; kw += TK, cell += TK) {
+          T window[TW + TK - 1];
+          GK_UNROLL
+          for (int i = 0; i < TW + TK - 1; ++i) window[i] = cell[i];
+          GK_UNROLL
+          for (int k = 0; k < TK; ++k, tap += kOut) {
+            T factor[kOut];
             GK_UNROLL
-            for (int i = 0; i < TW + TK - 1; ++i) window[i] = cell[i];
+            for (int o = 0; o < kOut; o += kPackSize<T>) {
+              const Pack<T, kPackSize<T>> p = load_pack<kPackSize<T>>(tap + o);
+              GK_UNROLL
+              for (int v = 0; v < kPackSize<T>; ++v) factor[o + v] = p.value[v];
+            }
             GK_UNROLL
-            for (int k = 0; k < TK; ++k, tap += kOut) {
-              T factor[kOut];
+            for (int i = 0; i < TW; ++i) {
               GK_UNROLL
-              for (int o = 0; o < kOut; o += kPackSize<T>) {
-                const Pack<T, kPackSize<T>> p = load_pack<kPackSize<T>>(tap + o);
-                GK_UNROLL
-                for (int v = 0; v < kPackSize<T>; ++v) factor[o + v] = p.value[v];
-              }
-              GK_UNROLL
-              for (int i = 0; i < TW; ++i) {
-                GK_UNROLL
-                for (int o = 0; o < TO; ++o) sum[i][o] = multiply_add(window[i + k], factor[o], sum[i][o]);
-              }
+              for (int o = 0; o < TO; ++o) sum[i][o] = multiply_add(window[i + k], factor[o], sum[i][o]);
             }
           }
         }
-    }
-    cp_async_wait<0>();
+      }
+  }
+  cp_async_wait<0>();
 
-    const int d = first[0] + td, h = first[1] + th, w = first[2] + segment * TW;
-    if (!works || d >= at[0].count || h >= at[1].count) continue;
-    T* const to = g.out + rest * g.out_image + (int64_t(group) * g.outputs + o0) * g.out_channel + at[0].out +
-                  at[1].out + at[2].out + d * g.axis[0].out + h * g.axis[1].out + w * g.axis[2].out;
+  const int d = first[0] + td, h = first[1] + th, w = first[2] + segment * TW;
+  if (!works || d >= at[0].count || h >= at[1].count) return;
+  T* const to = g.out + rest * g.out_image + (int64_t(group) * g.outputs + o0) * g.out_channel + at[0].out + at[1].out +
+                at[2].out + d * g.axis[0].out + h * g.axis[1].out + w * g.axis[2].out;
+  GK_UNROLL
+  for (int o = 0; o < TO; ++o) {
     GK_UNROLL
-    for (int o = 0; o < TO; ++o) {
-      GK_UNROLL
-      for (int i = 0; i < TW; ++i)
-        if (o0 + o < g.outputs && w + i < at[2].count) to[o * g.out_channel + i * g.axis[2].out] = sum[i][o];
-    }
+    for (int i = 0; i < TW; ++i)
+      if (o0 + o < g.outputs && w + i < at[2].count) to[o * g.out_channel + i * g.axis[2].out] = sum[i][o];
   }
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "../core/error.hpp"
 #include "gemm_tiles.cuh"
 #include "index.cuh"
 #include "launch.cuh"
@@ -164,70 +165,68 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   GK_SHARED(Storage<Tile>, s);
   static_assert(sizeof(s) <= 48 * 1024);
   const int64_t n_count = tiling.n;
-  for (int64_t block = blockIdx.x; block < tiling.total; block += gridDim.x) {
-    int64_t rest = divide(block, tiling.n_tiles);
-    const int64_t n0 = (block - rest * tiling.n_tiles) * Tile::BN;
-    const int64_t m_tile = rest - divide(rest, tiling.m_tiles) * tiling.m_tiles;
-    rest = divide(rest, tiling.m_tiles);
-    const int64_t batch = divide(rest, tiling.parts), part = rest - batch * tiling.parts;
-    __syncthreads();  // everything of the tile before is read
-    if (threadIdx.x == 0) select(g, batch, s.at);
-    __syncthreads();
-    const int64_t m0 = m_tile * Tile::BM;
-    if (m0 >= s.at.m) continue;  // a phase with fewer cells than the largest
+  const int64_t block = blockIdx.x;
+  int64_t rest = divide(block, tiling.n_tiles);
+  const int64_t n0 = (block - rest * tiling.n_tiles) * Tile::BN;
+  const int64_t m_tile = rest - divide(rest, tiling.m_tiles) * tiling.m_tiles;
+  rest = divide(rest, tiling.m_tiles);
+  const int64_t batch = divide(rest, tiling.parts), part = rest - batch * tiling.parts;
+  if (threadIdx.x == 0) select(g, batch, s.at);
+  __syncthreads();
+  const int64_t m0 = m_tile * Tile::BM;
+  if (m0 >= s.at.m) return;  // a phase with fewer cells than the largest
 
-    const auto inner = [&](int64_t slice) {  // by the first kSlice threads
-      const int64_t k = slice * kSlice + threadIdx.x;
-      s.a_inner[slice % 2][threadIdx.x] = entry(g.a.inner, k, s.at.k, s.at.k_extent);
-      s.b_inner[slice % 2][threadIdx.x] = entry(g.b.inner, k, s.at.k, s.at.k_extent);
-    };
-    const auto add_origin = [](Entry e, const int* origin) {
-      for (int axis = 0; axis < 3; ++axis) e.cell[axis] += origin[axis];
-      return e;
-    };
-    for (int i = threadIdx.x; i < Tile::BM; i += kThreads) {
-      s.a_line[i] = add_origin(entry(g.a.line, m0 + i, s.at.m, s.at.m_extent), s.at.a_origin);
-      s.c_m[i] = tiling.parts > 1 ? m0 + i : Place(m0 + i, s.at.m_extent).offset(g.c_m);
-    }
-    for (int i = threadIdx.x; i < Tile::BN; i += kThreads) {
-      s.b_line[i] = add_origin(entry(g.b.line, n0 + i, n_count, g.n.extent), s.at.b_origin);
-      s.c_n[i] = tiling.parts > 1 ? ((part * tiling.batches + batch) * n_count + n0 + i) * s.at.m
-                                  : Place(n0 + i, g.n.extent).offset(g.c_n);
-    }
-    const int64_t first = part * tiling.slices_per_part, slices = (s.at.k + kSlice - 1) / kSlice;
-    const int64_t end = first + tiling.slices_per_part, last = tiling.parts > 1 && end < slices ? end : slices;
-    const auto fetch = [&](int64_t slice) {
-      const int to = static_cast<int>((slice - first) % kStages), table = slice % 2;
-      load_slice<Tile::BM, kThreads>(s.at.a, g.a, s.a_line, s.a_inner[table], s.a[to]);
-      load_slice<Tile::BN, kThreads>(s.at.b, g.b, s.b_line, s.b_inner[table], s.b[to]);
-    };
-    for (int ahead = 0; ahead < kStages - 1; ++ahead) {
-      if (threadIdx.x < kSlice && first + ahead < last) inner(first + ahead);
-      __syncthreads();
-      if (first + ahead < last) fetch(first + ahead);
-      cp_async_commit();
-    }
-    if (threadIdx.x < kSlice && first + kStages - 1 < last) inner(first + kStages - 1);
-
-    Tile tile;
-    for (int64_t slice = first; slice < last; ++slice) {
-      cp_async_wait<kStages - 2>();
-      __syncthreads();  // the slice is here for all; the one before and its table are no longer read
-      if (slice + kStages - 1 < last) fetch(slice + kStages - 1);
-      cp_async_commit();
-      if (threadIdx.x < kSlice && slice + kStages < last) inner(slice + kStages);
-      const int from = static_cast<int>((slice - first) % kStages);
-      tile.multiply(s.a[from], s.b[from]);
-    }
-    cp_async_wait<0>();
-
-    T* const to = tiling.parts > 1 ? partial : s.at.c;
-    const bool accumulate = tiling.parts == 1 && g.accumulate;
-    const int64_t m_left = s.at.m - m0, n_left = n_count - n0;
-    tile.for_each([&](int m, int n, const auto& values) {
-      if (n < n_left) store(to + s.c_n[n], s.c_m + m, m_left - m, accumulate, values);
-    });
+  const auto inner = [&](int64_t slice) {  // by the first kSlice threads
+    const int64_t k = slice * kSlice + threadIdx.x;
+    s.a_inner[slice % 2][threadIdx.x] = entry(g.a.inner, k, s.at.k, s.at.k_extent);
+    s.b_inner[slice % 2][threadIdx.x] = entry(g.b.inner, k, s.at.k, s.at.k_extent);
+  };
+  const auto add_origin = [](Entry e, const int* origin) {
+    for (int axis = 0; axis < 3; ++axis) e.cell[axis] += origin[axis];
+    return e;
+  };
+  for (int i = threadIdx.x; i < Tile::BM; i += kThreads) {
+    s.a_line[i] = add_origin(entry(g.a.line, m0 + i, s.at.m, s.at.m_extent), s.at.a_origin);
+    s.c_m[i] = tiling.parts > 1 ? m0 + i : Place(m0 + i, s.at.m_extent).offset(g.c_m);
   }
+  for (int i = threadIdx.x; i < Tile::BN; i += kThreads) {
+    s.b_line[i] = add_origin(entry(g.b.line, n0 + i, n_count, g.n.extent), s.at.b_origin);
+    s.c_n[i] = tiling.parts > 1 ? ((part * tiling.batches + batch) * n_count + n0 + i) * s.at.m
+                                : Place(n0 + i, g.n.extent).offset(g.c_n);
+  }
+  const int64_t first = part * tiling.slices_per_part, slices = (s.at.k + kSlice - 1) / kSlice;
+  const int64_t end = first + tiling.slices_per_part, last = tiling.parts > 1 && end < slices ? end : slices;
+  const auto fetch = [&](int64_t slice) {
+    const int to = static_cast<int>((slice - first) % kStages), table = slice % 2;
+    load_slice<Tile::BM, kThreads>(s.at.a, g.a, s.a_line, s.a_inner[table], s.a[to]);
+    load_slice<Tile::BN, kThreads>(s.at.b, g.b, s.b_line, s.b_inner[table], s.b[to]);
+  };
+  for (int ahead = 0; ahead < kStages - 1; ++ahead) {
+    if (threadIdx.x < kSlice && first + ahead < last) inner(first + ahead);
+    __syncthreads();
+    if (first + ahead < last) fetch(first + ahead);
+    cp_async_commit();
+  }
+  if (threadIdx.x < kSlice && first + kStages - 1 < last) inner(first + kStages - 1);
+
+  Tile tile;
+  for (int64_t slice = first; slice < last; ++slice) {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();  // the slice is here for all; the one before and its table are no longer read
+    if (slice + kStages - 1 < last) fetch(slice + kStages - 1);
+    cp_async_commit();
+    if (threadIdx.x < kSlice && slice + kStages < last) inner(slice + kStages);
+    const int from = static_cast<int>((slice - first) % kStages);
+    tile.multiply(s.a[from], s.b[from]);
+  }
+  cp_async_wait<0>();
+
+  T* const to = tiling.parts > 1 ? partial : s.at.c;
+  const bool accumulate = tiling.parts == 1 && g.accumulate;
+  const int64_t m_left = s.at.m - m0, n_left = n_count - n0;
+  tile.for_each([&](int m, int n, const auto& values) {
+    if (n < n_left) store(to + s.c_n[n], s.c_m + m, m_left - m, accumulate, values);
+  });
 }
 
 // c = sum over parts in order, one thread an element.
@@ -264,7 +263,8 @@ void run_tiles(const Gemm<T>& g) {
     }
   }
   tiling.total = tiles * tiling.parts;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiling.total, INT_MAX));
+  GK_CHECK(tiling.total <= INT_MAX, "more tiles than a grid has blocks");
+  const auto blocks = static_cast<unsigned>(tiling.total);
   if (tiling.parts == 1)
     return launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, g, tiling, static_cast<T*>(nullptr));
   Scratch<T> partial(tiling.parts * results);
