@@ -68,8 +68,12 @@ void bind_memory(py::module_& m) {
     return d;
   });
 
+  py::class_<cpu::MemoryPool, std::shared_ptr<cpu::MemoryPool>>(m, "Memory", "arrays of recordings")
+      .def(py::init([] { return std::make_shared<cpu::MemoryPool>(true); }))
+      .def("bytes", [](cpu::MemoryPool& pool) { return pool.stats().live + pool.stats().cached; });
+
   py::class_<Recording>(m, "Recording", "kernel calls of this thread between start() and stop()")
-      .def(py::init<>())
+      .def(py::init<std::shared_ptr<cpu::MemoryPool>>())
       .def("start", [](Recording& r) { Recording::active() = &r; })
       .def("stop", [](Recording&) { Recording::active() = nullptr; })
       .def("__len__", [](const Recording& r) { return r.calls().size(); })
@@ -80,7 +84,6 @@ void bind_memory(py::module_& m) {
              return names;
            })
       .def("computed", &Recording::computed)
-      .def("bytes", [](const Recording& r) { return r.memory()->stats().live + r.memory()->stats().cached; })
       .def("difference", [](const Recording& first, const Recording& second) { return difference(first, second); })
       .def("run", &Recording::run, py::call_guard<py::gil_scoped_release>());
 }

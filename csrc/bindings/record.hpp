@@ -55,6 +55,9 @@ class Recording {
     std::function<void(const Shifts&)> run;
   };
 
+  // Recordings may share memory if they never run at the same time: what one leaves behind, its outputs, stays leased.
+  explicit Recording(std::shared_ptr<cpu::MemoryPool> memory) : memory_(std::move(memory)) {}
+
   // The recording that calls of this thread are added to, if any.
   static Recording*& active() {
     static thread_local Recording* recording = nullptr;
@@ -65,8 +68,11 @@ class Recording {
   const std::vector<Call>& calls() const { return calls_; }
   const std::string& problem() const { return problem_; }
 
+  // Blocks that were there before end where the new one begins.
   void note_block(const void* data, std::size_t capacity) {
-    blocks_[static_cast<const char*>(data)] = {capacity, next_block_++};
+    const char* start = static_cast<const char*>(data);
+    blocks_.erase(blocks_.lower_bound(start), blocks_.lower_bound(start + capacity));
+    blocks_[start] = {capacity, next_block_++};
   }
 
   template <class... A>
@@ -163,7 +169,7 @@ class Recording {
     s.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
 
-  std::shared_ptr<cpu::MemoryPool> memory_ = std::make_shared<cpu::MemoryPool>(true);
+  std::shared_ptr<cpu::MemoryPool> memory_;
   std::map<const char*, std::pair<std::size_t, std::int64_t>> blocks_;  // by address: capacity, number
   std::int64_t next_block_ = 0;
   std::set<std::int64_t> written_;

@@ -1,5 +1,5 @@
-// Blocks by capacity: a request takes the smallest cached block that wastes at most a quarter of it. The cache is
-// bounded by what was once in use at the same time, so that a process does not grow beyond its own peak by much.
+// Allocation as in the caching allocators of deep-learning libraries: best fit, cut, join. What a process keeps is
+// bounded by a quarter more than it had in use at one time, so that its memory does not creep beyond its own peak.
 #include "memory.hpp"
 
 #include <algorithm>
@@ -15,54 +15,33 @@ namespace {
 
 constexpr std::size_t kLine = 64;
 constexpr std::size_t kHugePage = std::size_t(2) << 20;
+constexpr std::size_t kLarge = std::size_t(1) << 20;  // and the smallest piece worth cutting off
 constexpr std::size_t kSpare = std::size_t(64) << 20;
 
-// Eight capacities per doubling, so that arrays of almost one size share blocks.
+// Small: eight capacities per doubling, so that arrays of almost one size share blocks. Large: whole pages.
 std::size_t capacity_for(std::size_t bytes) {
   std::size_t unit = kLine;
-  while (unit * 16 < bytes) unit *= 2;
+  while (bytes < kLarge && unit * 16 < bytes) unit *= 2;
+  if (bytes >= kLarge) unit = 4096;
   return (std::max(bytes, kLine) + unit - 1) / unit * unit;
 }
 
-void* fresh_block(std::size_t capacity) {
-  void* block = nullptr;
-  if (posix_memalign(&block, capacity >= kHugePage ? kHugePage : kLine, capacity) != 0) return nullptr;
+void* fresh_memory(std::size_t size) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, size >= kHugePage ? kHugePage : kLine, size) != 0) return nullptr;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (capacity >= kHugePage) madvise(block, capacity, MADV_HUGEPAGE);
+  if (size >= kHugePage) madvise(memory, size, MADV_HUGEPAGE);
 #endif
-  return block;
+  return memory;
 }
 
 }  // namespace
 
 void* MemoryPool::acquire(std::size_t bytes, std::size_t* capacity) {
-  const std::size_t wanted = capacity_for(bytes);
-  if (wanted < bytes) throw std::bad_alloc();
+  *capacity = capacity_for(bytes);
+  if (*capacity < bytes) throw std::bad_alloc();
   std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = free_.lower_bound(wanted);
-  void* block;
-  if (found != free_.end() && found->first <= wanted + wanted / 4) {
-    *capacity = found->first;
-    block = found->second.back().block;
-    found->second.pop_back();
-    if (found->second.empty()) free_.erase(found);
-    stats_.cached -= *capacity;
-    ++stats_.reused;
-  } else {
-    *capacity = wanted;
-    if (!keeps_everything_) {
-      const std::size_t bound = std::max(stats_.peak, stats_.live + wanted) / 4 * 5 + kSpare;
-      const std::size_t after = stats_.live + wanted + stats_.cached;
-      if (after > bound) evict(stats_.cached - std::min(stats_.cached, after - bound));
-    }
-    block = fresh_block(wanted);
-    if (!block) {
-      evict(0);
-      block = fresh_block(wanted);
-    }
-    if (!block) throw std::bad_alloc();
-    ++stats_.fresh;
-  }
+  void* block = *capacity < kLarge ? small(*capacity) : large(*capacity);
   stats_.live += *capacity;
   stats_.peak = std::max(stats_.peak, stats_.live);
   return block;
@@ -72,7 +51,21 @@ void MemoryPool::release(void* block, std::size_t capacity) {
   std::lock_guard<std::mutex> lock(mutex_);
   stats_.live -= capacity;
   stats_.cached += capacity;
-  free_[capacity].push_back({block, ++clock_});
+  if (capacity < kLarge) {
+    lists_[capacity].push_back({block, ++clock_});
+    return;
+  }
+  const auto lease = leased_.find(block);
+  Piece* piece = lease->second;
+  leased_.erase(lease);
+  piece->since = ++clock_;
+  if (piece->after && free_.erase({piece->after->size, piece->after})) join(piece);
+  if (piece->before && free_.erase({piece->before->size, piece->before})) {
+    piece = piece->before;
+    join(piece);
+    piece->since = clock_;
+  }
+  free_.insert({piece->size, piece});
 }
 
 void MemoryPool::trim(std::size_t bytes) {
@@ -85,16 +78,91 @@ MemoryStats MemoryPool::stats() {
   return stats_;
 }
 
-// The first of a list has waited longest: blocks are taken from its end.
+void* MemoryPool::small(std::size_t capacity) {
+  const auto found = lists_.find(capacity);
+  if (found == lists_.end()) return from_system(capacity);
+  void* block = found->second.back().block;
+  found->second.pop_back();
+  if (found->second.empty()) lists_.erase(found);
+  stats_.cached -= capacity;
+  ++stats_.reused;
+  return block;
+}
+
+void* MemoryPool::large(std::size_t capacity) {
+  const auto found = free_.lower_bound({capacity, nullptr});
+  Piece* piece;
+  if (found != free_.end()) {
+    piece = found->second;
+    free_.erase(found);
+    stats_.cached -= capacity;
+    ++stats_.reused;
+    if (piece->size - capacity >= kLarge) cut(piece, capacity);
+  } else {
+    const std::size_t size = (capacity + kHugePage - 1) / kHugePage * kHugePage;
+    piece = new Piece{static_cast<char*>(from_system(size)), size, nullptr, nullptr, 0};
+    stats_.cached += size - capacity;
+    if (size - capacity >= kLarge) cut(piece, capacity);
+  }
+  leased_[piece->data] = piece;
+  return piece->data;
+}
+
+void* MemoryPool::from_system(std::size_t size) {
+  if (!keeps_everything_) {
+    const std::size_t bound = std::max(stats_.peak, stats_.live + size) / 4 * 5 + kSpare;
+    const std::size_t after = stats_.live + size + stats_.cached;
+    if (after > bound) evict(stats_.cached - std::min(stats_.cached, after - bound));
+  }
+  void* memory = fresh_memory(size);
+  if (!memory) {
+    evict(0);
+    memory = fresh_memory(size);
+  }
+  if (!memory) throw std::bad_alloc();
+  ++stats_.fresh;
+  return memory;
+}
+
+void MemoryPool::cut(Piece* piece, std::size_t size) {
+  auto* rest = new Piece{piece->data + size, piece->size - size, piece, piece->after, piece->since};
+  if (piece->after) piece->after->before = rest;
+  piece->after = rest;
+  piece->size = size;
+  free_.insert({rest->size, rest});
+}
+
+void MemoryPool::join(Piece* piece) {
+  Piece* rest = piece->after;
+  piece->size += rest->size;
+  piece->after = rest->after;
+  if (rest->after) rest->after->before = piece;
+  delete rest;
+}
+
+// The first of a list has waited longest: blocks are taken from its end. Pieces go with their whole segment.
 void MemoryPool::evict(std::size_t bytes) {
   while (stats_.cached > bytes) {
-    auto oldest = free_.begin();
-    for (auto entry = free_.begin(); entry != free_.end(); ++entry)
-      if (entry->second.front().since < oldest->second.front().since) oldest = entry;
-    std::free(oldest->second.front().block);
-    stats_.cached -= oldest->first;
-    oldest->second.erase(oldest->second.begin());
-    if (oldest->second.empty()) free_.erase(oldest);
+    auto oldest = lists_.begin();
+    for (auto list = lists_.begin(); list != lists_.end(); ++list)
+      if (list->second.front().since < oldest->second.front().since) oldest = list;
+    Piece* segment = nullptr;
+    for (const auto& [size, piece] : free_)
+      if (!piece->before && !piece->after && (!segment || piece->since < segment->since)) segment = piece;
+    const bool has_list = oldest != lists_.end();
+    if (segment && (!has_list || segment->since < oldest->second.front().since)) {
+      free_.erase({segment->size, segment});
+      stats_.cached -= segment->size;
+      std::free(segment->data);
+      delete segment;
+    } else if (has_list) {
+      std::free(oldest->second.front().block);
+      stats_.cached -= oldest->first;
+      oldest->second.erase(oldest->second.begin());
+      if (oldest->second.empty()) lists_.erase(oldest);
+    } else {
+      return;
+    }
   }
 }
 

@@ -5,7 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <set>
+#include <utility>
 #include <vector>
 
 namespace gk::cpu {
@@ -17,9 +20,12 @@ struct MemoryStats {
   std::uint64_t fresh = 0, reused = 0;  // blocks from the system, blocks used again
 };
 
+// Small blocks wait in lists, one for each of eight sizes per doubling. Large ones are cut from the smallest free piece
+// that holds them and joined with free neighbours afterwards, so that arrays of different sizes share memory.
 class MemoryPool {
  public:
-  // A pool that keeps everything never returns a block before it dies.
+  // A pool that keeps everything returns nothing before it dies; the cache of others is bounded by what was once in
+  // use.
   explicit MemoryPool(bool keeps_everything = false) : keeps_everything_(keeps_everything) {}
   ~MemoryPool() { trim(0); }
   MemoryPool(const MemoryPool&) = delete;
@@ -27,7 +33,7 @@ class MemoryPool {
 
   void* acquire(std::size_t bytes, std::size_t* capacity);
   void release(void* block, std::size_t capacity);
-  void trim(std::size_t bytes);  // frees the oldest cached blocks until so many bytes are cached
+  void trim(std::size_t bytes);  // frees what can be freed, oldest first, until so many bytes are cached
   MemoryStats stats();
 
  private:
@@ -35,12 +41,25 @@ class MemoryPool {
     void* block;
     std::uint64_t since;
   };
+  struct Piece {  // of a segment from the system
+    char* data;
+    std::size_t size;
+    Piece *before, *after;  // in the segment
+    std::uint64_t since;
+  };
 
+  void* small(std::size_t capacity);
+  void* large(std::size_t capacity);
+  void* from_system(std::size_t capacity);
+  void cut(Piece* piece, std::size_t size);
+  void join(Piece* piece);  // with the one after it
   void evict(std::size_t bytes);
 
   const bool keeps_everything_;
   std::mutex mutex_;
-  std::map<std::size_t, std::vector<Cached>> free_;  // by capacity
+  std::map<std::size_t, std::vector<Cached>> lists_;  // small, by capacity
+  std::set<std::pair<std::size_t, Piece*>> free_;     // large, by size
+  std::map<const void*, Piece*> leased_;              // large, by address
   std::uint64_t clock_ = 0;
   MemoryStats stats_;
 };

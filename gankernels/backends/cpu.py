@@ -74,7 +74,7 @@ lerp = native.lerp
 # ---- optional: a backend without them runs the operations that they join --------------------------------------------
 epilogue = native.epilogue
 epilogue_backward = native.epilogue_backward
-Recording = native.Recording
+Recording, Memory = native.Recording, native.Memory
 
 
 def _fit(a: Array, y: Array) -> Array:

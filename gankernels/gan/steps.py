@@ -18,8 +18,6 @@ from gankernels.optim import flatten
 
 __all__ = ["Updates"]
 
-_REPLAYED_BYTES = 32 << 20  # networks with more memory in an update do not wait for Python
-
 # Each use of random numbers has its own generator, so that none disturbs another.
 STREAMS = ("noise", "conditions", "labels", "penalty")
 
@@ -112,7 +110,7 @@ class Updates:
         t = labels(len(batch), self.config.losses, real, self.rng["labels"], scores.logits.dtype, scores.logits.device)
         validity = discriminator_loss(self.config.losses.discriminator, scores.logits, t)
         side = "d_real" if real else "d_fake"
-        self._noted[side] = validity
+        self._noted[side] = validity.detach()
         targets = self.gan.real_targets(batch) if real else self.gan.targets(batch.conditions)
         return self._with_estimates(validity, scores, targets, side, "weight_d")
 
@@ -121,7 +119,7 @@ class Updates:
         images = self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions)
         scores = self.gan.discriminate(images, conditions)
         validity = generator_loss(self.config.losses.generator, scores.logits)
-        self._noted["g_adv"] = validity
+        self._noted["g_adv"] = validity.detach()
         return self._with_estimates(validity, scores, self.gan.targets(conditions), "g", "weight_g")
 
     def _with_estimates(
@@ -131,18 +129,18 @@ class Updates:
             factor = getattr(auxiliary, weight)
             if factor:
                 part = auxiliary(scores.estimates[name], targets[name])
-                self._noted[f"{prefix}_{name}"] = part
+                self._noted[f"{prefix}_{name}"] = part.detach()
                 loss = loss + part * factor
         return loss
 
     def _gradient_penalty(self, real: Batch, fake: Batch) -> Tensor:
         penalty = gradient_penalty(self.gan, real.images, fake.images, real.conditions, self.rng["penalty"])
-        self._noted["penalty"] = penalty
+        self._noted["penalty"] = penalty.detach()
         return penalty * self.config.losses.penalty_weight
 
     def _r1(self, real: Batch) -> Tensor:
         penalty = r1_penalty(self.gan, real.images, real.conditions)
-        self._noted["r1"] = penalty
+        self._noted["r1"] = penalty.detach()
         return penalty * (self.config.losses.r1 * self.config.losses.r1_interval)
 
     def _part(self, name: str, real: Batch, fake: Batch | None) -> Tensor:
@@ -172,9 +170,10 @@ class Updates:
             losses = []
             for part in parts:
                 loss = self._part(part, real, fake)
-                losses.append(loss)
+                losses.append(loss.detach())
                 for i, g in enumerate(grad(loss, parameters, allow_unused=True)):
                     gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
+                del loss  # and its graph
             if buffers is not None and None not in [g if g is None else 0 for g in gradients]:
                 for buffer, found in zip(buffers, gradients, strict=True):
                     copy_(buffer, found)  # type: ignore[arg-type]
@@ -203,7 +202,9 @@ class Updates:
         replay = self._replays.get(key)
         if replay is None:
             networks = [self.gan.generator, self.gan.discriminator]
-            replay = self._replays[key] = Replay(function, networks, copy_outputs=False, max_bytes=_REPLAYED_BYTES)
+            beside = next(iter(self._replays.values()), None)
+            replay = Replay(function, networks, copy_outputs=False, max_bytes=2**63, beside=beside)
+            self._replays[key] = replay
         replay.function = function
         return replay(*tensors)
 

@@ -35,7 +35,7 @@ class Replay:
     Parameters
     ----------
     function : callable
-        function(*tensors) -> Tensor, None, or tuples, lists and dicts of them.
+        function(*tensors) -> Tensor, None, or tuples, lists and dicts of them; they come back outside of any graph.
     modules : iterable of Module
         Networks that the function uses: when their mode, hooks or parameters' arrays change, the function is
         recorded anew.
@@ -43,6 +43,8 @@ class Replay:
         False returns the same tensors at every call, overwritten by the next one.
     max_bytes : int
         A recording keeps the arrays of its calls; functions that need more memory always run themselves.
+    beside : Replay, optional
+        One that never runs at the same time: both use the same memory, but for what they return.
 
     Attributes
     ----------
@@ -67,9 +69,11 @@ class Replay:
         *,
         copy_outputs: bool = True,
         max_bytes: int = 256 << 20,
+        beside: Replay | None = None,
     ) -> None:
         self.function, self.modules = function, list(modules)
         self.copy_outputs, self.max_bytes = copy_outputs, max_bytes
+        self._memory: dict[str, Any] = {} if beside is None else beside._memory  # by backend
         self.reason: str | None = "it has not been called"
         self._programs: dict[Any, _Program] = {}
 
@@ -89,13 +93,13 @@ class Replay:
                 return self._itself(
                     f"it was called with {_MAX_PROGRAMS} other combinations of shapes and modes", inputs
                 )
-            program = self._programs[key] = _Program(self.modules, self.max_bytes, inputs)
+            program = self._programs[key] = _Program(self.modules, self.max_bytes, self._memory, inputs)
         if program.refusal is not None:
             return self._itself(program.refusal, inputs)
         stage = program.stage
         outputs = program.run(self.function, inputs)
         self.reason = program.refusal or stage
-        return _copied(outputs) if self.copy_outputs else outputs
+        return _mapped(_copy, outputs) if self.copy_outputs else outputs
 
     def _itself(self, reason: str, inputs: Sequence[Tensor]) -> Any:
         self.reason = reason
@@ -105,8 +109,8 @@ class Replay:
 class _Program:
     """The recorded calls of one combination of shapes and modes."""
 
-    def __init__(self, modules: list[Any], max_bytes: int, inputs: Sequence[Tensor]) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, modules: list[Any], max_bytes: int, memory: dict[str, Any], inputs: Sequence[Tensor]) -> None:
+        self.max_bytes, self.memory = max_bytes, memory
         self.backend = backend_of(inputs[0].data) if inputs else get()
         self.first: capture.Capture | None = None
         self.ready: capture.Capture | None = None
@@ -158,10 +162,13 @@ class _Program:
         return self.outputs
 
     def _record(self, function: Callable[..., Any]) -> Any:
-        this = capture.Capture(self.backend.Recording())
+        if self.backend.name not in self.memory:
+            self.memory[self.backend.name] = self.backend.Memory()
+        this = capture.Capture(self.backend.Recording(self.memory[self.backend.name]))
         with capture.capturing(this):
             outputs = function(*(Tensor(t.data) for t in self.inputs))
-        self.refusal = this.problem or self._not_computed(outputs, this.recording) or self._too_large(this.recording)
+            outputs = _mapped(_detached, outputs)
+        self.refusal = this.problem or self._not_computed(outputs, this.recording) or self._too_large()
         if self.refusal is None and self.first is not None:
             self.refusal = self.first.difference(this)
             self.ready, self.outputs = this, outputs
@@ -174,8 +181,8 @@ class _Program:
                 return f"an output of shape {t.shape} was not computed by a kernel"
         return None
 
-    def _too_large(self, recording: Any) -> str | None:
-        size = recording.bytes()
+    def _too_large(self) -> str | None:
+        size = self.memory[self.backend.name].bytes()
         if size <= self.max_bytes:
             return None
         return f"its arrays take {size >> 20} MiB, more than max_bytes={self.max_bytes}; Python's part is small then"
@@ -194,9 +201,18 @@ def _tensors(outputs: Any) -> Iterable[Tensor]:
         raise TypeError(f"Replay: the function returned {type(outputs).__name__}; expected tensors in tuples or dicts")
 
 
-def _copied(outputs: Any) -> Any:
+def _mapped(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:
     if isinstance(outputs, Tensor):
-        return Tensor(outputs.data.copy())
+        return change(outputs)
     if isinstance(outputs, (tuple, list)):
-        return type(outputs)(map(_copied, outputs))
-    return {name: _copied(part) for name, part in outputs.items()} if isinstance(outputs, dict) else outputs
+        return type(outputs)([_mapped(change, part) for part in outputs])
+    return {name: _mapped(change, part) for name, part in outputs.items()} if isinstance(outputs, dict) else outputs
+
+
+def _copy(t: Tensor) -> Tensor:
+    return Tensor(t.data.copy())
+
+
+def _detached(t: Tensor) -> Tensor:
+    """Outside the graph, which would keep its arrays."""
+    return Tensor(t.data)

@@ -145,6 +145,8 @@ class Quickstart(ShowerGAN):
         data, the readout threshold.
     """
 
+    replayable = True
+
     def __init__(self, grid: Grid, config: ModelConfig, described: dict[str, Any], seed: int) -> None:
         labels = tuple(described["condition_names"])
         super().__init__(

@@ -126,6 +126,8 @@ class ThreeDGAN(ShowerGAN):
         Mean of (summed energy / energy) as a cubic polynomial of energy / 100 GeV, highest power first.
     """
 
+    replayable = True
+
     def __init__(self, grid: Grid, config: ModelConfig, theta: bool, response: list[float], seed: int) -> None:
         super().__init__(grid, scale=config.scale, condition_names=("theta_rad",) if theta else ())
         if grid.shape != SHAPE:

@@ -130,6 +130,8 @@ class Discriminator(nn.Module):
 class AngleGAN(ShowerGAN):
     """3DGAN with energy and angle; the summed energy of a fake should be that of the real shower of its conditions."""
 
+    replayable = True
+
     def __init__(self, grid: Grid, config: ModelConfig, seed: int) -> None:
         super().__init__(grid, scale=config.scale, power=config.power, condition_names=("theta_rad",))
         if grid.shape != SHAPE:
