@@ -111,7 +111,13 @@ __device__ __forceinline__ bf16 to_bf16(float x) {
 }
 // two values in the halves of a word, the first in the low one, as the tensor core reads them
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  uint32_t u;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(high), "f"(low));
+  return u;
+#else
   return static_cast<uint32_t>(to_bf16(low).bits) | static_cast<uint32_t>(to_bf16(high).bits) << 16;
+#endif
 }
 
 // ---- a value from every lane of a full warp; all lanes get the same bits -------------------------------------------
