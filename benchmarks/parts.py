@@ -24,7 +24,7 @@ import gankernels as gk
 from benchmarks import answers, layers, machine
 from benchmarks.rival import OnnxGenerator, Rival, state
 from benchmarks.timing import Run, Times, race
-from benchmarks.workloads import SEED, WORKLOADS, Workload, fix_noise, our_step, with_sgd
+from benchmarks.workloads import SEED, WORKLOADS, Workload, fix_noise, off_the_kink, our_step, with_sgd
 from gankernels import nn
 
 Row = dict[str, Any]
@@ -128,6 +128,8 @@ def check_step(w: Workload, dtype: str, batch: int) -> float:
     """Compare how one step with plain gradient descent moves every layer; the largest relative difference."""
     config = with_sgd(w.config, w.checked_rate)
     start, gan = w.gan(False), w.gan(False)
+    for made in (start, gan):
+        off_the_kink(made)
     real = w.real(gan, batch)
     fix_noise(gan, _noise(gan, batch))
     networks = ("generator", "discriminator")
