@@ -297,7 +297,7 @@ class DeviceArray:
         return copied
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"an array on {self.device!r} is not pickled; save its .cpu() copy")
+        raise TypeError(f"an array on {self.device!r} cannot be serialised; save its .cpu() copy")
 
     def __bool__(self) -> NoReturn:
         raise TypeError(f"the truth of an array on {self.device!r} is not read silently; call .cpu() first")
