@@ -80,6 +80,8 @@ class Bench:
         """Ours, the best rival, their ratio; flops are those of the whole run."""
         times = dict(times)
         ours = times.pop("ours", None)
+        if "ours in float32" in times:
+            extra["ours_float32"] = asdict(times.pop("ours in float32"))
         best = min(times, key=lambda name: times[name].median) if times else None
         gflops = flops / ours.median * 1e-9 if ours and flops else None
         roof = self.roofs[threads][f"{dtype}_gflops"]
@@ -173,6 +175,8 @@ def steps(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> list
     contenders: dict[str, Run] = {}
     if available:
         contenders["ours"] = _cast(our_step(gan, w.config, real), dtype)
+    if dtype != "float32":
+        contenders["ours in float32"] = our_step(w.gan(True), w.config, real)
     key = (name, dtype, str(threads))
     only = bench.chosen.get(key) if w.rank == 3 and batch > LARGEST_FOR_ALL else None
     for label in [only] if only else rival_labels(bench, w, dtype, threads):

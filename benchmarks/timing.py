@@ -56,14 +56,14 @@ def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -
 
     The first call of each is not counted (compilation, caches, memory). The round after it decides how many rounds fit
     into the budget, at least 2 together with it, and drops what is much slower than the fastest other contender;
-    "ours", the first contender, always stays.
+    those whose name begins with "ours" always stay.
     """
     first: dict[str, float] = {}
     for name, run in contenders.items():
         try:
             first[name] = clock(run)
         except Exception as error:  # a rival that cannot run the workload is no rival: say so, and go on
-            if name == "ours":
+            if name.startswith("ours"):
                 raise
             print(f"{name} failed: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
     names = list(first)
@@ -71,8 +71,8 @@ def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -
     probe = {name: t if t > 2.0 and "compile" not in name else clock(contenders[name]) for name, t in first.items()}
     calls = {name: max(1, round(CALL_S / max(t, 1e-7))) for name, t in probe.items()}
     samples: dict[str, list[float]] = {name: [probe[name]] if calls[name] == 1 else [] for name in names}
-    best = min((probe[name] for name in names[1:]), default=0.0)
-    racing = [names[0], *(name for name in names[1:] if probe[name] <= SLOWER * best)]
+    best = min((t for name, t in probe.items() if not name.startswith("ours")), default=0.0)
+    racing = [name for name in names if name.startswith("ours") or probe[name] <= SLOWER * best]
     one_round = sum(max(probe[name] * calls[name], SETTLE_S) for name in racing)
     for _ in range(int(np.clip(budget_s / one_round, 1, max_rounds))):
         for name in racing:
