@@ -160,6 +160,12 @@ GEOMETRIES = {
     "many channels": geometry((3, 70, 6, 7), (75, 70, 3, 3), padding=1),
     "many channels, strided groups": geometry((2, 80, 9, 8), (72, 40, 3, 4), stride=2, padding=(2, 1), groups=2),
     "many channels, dilated taps": geometry((1, 34, 4, 9, 7), (50, 34, 2, 3, 2), dilation=(1, 2, 3), padding=(1, 2, 0)),
+    "few outputs": geometry((2, 64, 3, 4, 6), (8, 64, 3, 3, 2), padding="same"),
+    "few outputs, odd channels": geometry((3, 37, 5, 4), (4, 37, 3, 2), padding=1),
+    "few outputs, folded odd channels": geometry((2, 5, 6, 7), (2, 5, 3, 3), padding=1),
+    "few outputs, blocks of channels": geometry((1, 301, 3, 4), (3, 301, 2, 1), padding=(1, 0)),
+    "few outputs, groups": geometry((3, 21, 6, 5), (6, 7, 3, 2), groups=3, stride=(1, 2), padding=1),
+    "few inputs, strided groups": geometry((2, 6, 7, 6), (66, 3, 4, 3), groups=2, stride=2, padding=1),
     "only padding": geometry((2, 2, 3), (2, 2, 2), padding=7, stride=4, dilation=3),
     "transposed": conv_transpose_geometry("test", (3, 5, 4, 5, 4), (5, 6, 4, 4, 4), stride=2, padding=1),
     "many channels, transposed": conv_transpose_geometry("test", (2, 52, 4, 3), (52, 66, 4, 4), stride=2, padding=1),
@@ -193,7 +199,17 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
 @pytest.mark.parametrize("algorithm", [DIRECT, CHANNELS])
 @pytest.mark.parametrize(
-    "name", ["dense 3-D", "one channel", "strided and dilated", "transposed", "groups", "many channels, strided groups"]
+    "name",
+    [
+        "dense 3-D",
+        "one channel",
+        "strided and dilated",
+        "transposed",
+        "groups",
+        "many channels, strided groups",
+        "few outputs",
+        "few outputs, groups",
+    ],
 )
 def test_real_sums_are_the_same_bits_for_any_thread_count(
     name: str, algorithm: int, slot: str, restore_knobs: None
@@ -294,6 +310,24 @@ def test_views_with_any_strides_are_read_and_written(slot: str, algorithm: int) 
     getattr(_cpu, {"y": "conv", "x": "conv_transpose", "w": "conv_weight"}[slot])(*arguments, p.g.pod, algorithm)
     np.testing.assert_array_equal(out, want)
     assert np.isnan(out.base[::2]).all(), "cells between the elements were written"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", [n for n in GEOMETRIES if n.startswith("few outputs")])
+def test_what_is_not_finite_reaches_only_the_sums_that_contain_it(
+    name: str, value: float, dtype: Any, restore_knobs: None
+) -> None:
+    p = fill(GEOMETRIES[name], dtype, integers=True)
+    p.w[p.w == 0] = 1
+    p.x[0, -1, 0, -1] = value
+    p.x[-1, 0, -1] = value
+    with np.errstate(invalid="ignore"):  # inf - inf
+        want = p.expected("y").astype(dtype)
+    assert np.isfinite(want).any()
+    for isa in _cpu.isa_present():
+        _cpu.set_isa(isa)
+        np.testing.assert_array_equal(p.run("y", CHANNELS), want, err_msg=isa)
 
 
 HUGE = {

@@ -25,10 +25,11 @@ const T* dense_row(const T* row, int64_t stride, int64_t length, T* copy) {
 
 }  // namespace
 
-ChannelCells::ChannelCells(const Axes& axes, int64_t channels_per_group, int64_t group_count, int64_t wanted, int lanes)
+ChannelCells::ChannelCells(const Axes& axes, int64_t channels_per_group, int64_t group_count, int64_t wanted, int lanes,
+                           int parts)
     : channels(channels_per_group), groups(group_count) {
   if (channels <= lanes) {
-    width = channels, blocks = 1;
+    width = ceil_div(channels, parts) * parts, blocks = 1;
   } else {
     const int64_t vectors = ceil_div(channels, lanes);
     blocks = ceil_div(vectors, std::max<int64_t>(1, wanted / lanes));
@@ -106,6 +107,14 @@ std::vector<VectorBlock> vector_blocks(int64_t channels, int lanes, int most) {
   return blocks;
 }
 
+template <class T>
+int lane_parts(const ConvTable<T>& table, int64_t inputs, int64_t outputs) {
+  int best = 1;
+  for (int n = 2; n <= ConvTable<T>::kMaxParts; n *= 2)
+    if (table.part_tile[n] && outputs * n <= table.lanes && ceil_div(inputs, n) < ceil_div(inputs, best)) best = n;
+  return best;
+}
+
 bool consecutive_cells(const Phase& phase) {
   for (size_t k = 1; k < phase.taps.size(); ++k)
     if (phase.taps[k].cell != phase.taps[k - 1].cell + 1) return false;
@@ -115,7 +124,8 @@ bool consecutive_cells(const Phase& phase) {
 #define GK_INSTANTIATE(T)                                                                                        \
   template void pack_channels(const View<const T>&, const Axes&, const ChannelCells&, int64_t, int64_t, int64_t, \
                               int64_t, T*);                                                                      \
-  template void pack_channels(const View<const T>&, const Axes&, const ChannelCells&, int64_t, int64_t, T*);
+  template void pack_channels(const View<const T>&, const Axes&, const ChannelCells&, int64_t, int64_t, T*);     \
+  template int lane_parts(const ConvTable<T>&, int64_t, int64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

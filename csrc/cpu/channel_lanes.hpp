@@ -13,8 +13,10 @@ struct ChannelCells {
   int64_t channels, groups, width, blocks;  // channels and blocks per group
   int64_t row, plane, block, group, image;  // strides in elements
 
-  // `wanted` channels in a block, rounded to whole vectors; fewer channels than a vector are one block without gaps.
-  ChannelCells(const Axes& axes, int64_t channels_per_group, int64_t group_count, int64_t wanted, int lanes);
+  // `wanted` channels in a block, rounded to whole vectors; fewer channels than a vector are one block, rounded to
+  // whole `parts`.
+  ChannelCells(const Axes& axes, int64_t channels_per_group, int64_t group_count, int64_t wanted, int lanes,
+               int parts = 1);
 
   int64_t valid(int64_t b) const { return b + 1 < blocks ? width : channels - b * width; }
 };
@@ -36,6 +38,10 @@ struct VectorBlock {
   int vectors;
 };
 std::vector<VectorBlock> vector_blocks(int64_t channels, int lanes, int most);
+
+// Where few outputs leave lanes idle: parts of the sum over the inputs that share a vector, 1 where nothing is gained.
+template <class T>
+int lane_parts(const ConvTable<T>& table, int64_t inputs, int64_t outputs);
 
 // Do the taps of a phase read consecutive cells, whatever the output? Then they are one run.
 bool consecutive_cells(const Phase& phase);

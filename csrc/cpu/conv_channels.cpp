@@ -2,7 +2,9 @@
 // (channels and taps x output channels) that reads its left side in place (indirect convolution, Dukhan,
 // arXiv:1907.02129): cells hold blocks of channels, a tile is a few positions, and a tap is an offset common to all of
 // them. The path of wide layers, and of small batches. Every output is a sum over (channel block, tap, channel) in that
-// order, whatever the batch, the lanes and the threads. conv and conv_transpose are the same gather, see lanes.hpp.
+// order, whatever the batch and the threads. Where few outputs would leave most lanes idle, N parts of that sum (the
+// channels of one residue modulo N) lie side by side in a vector, and are added at the end: a step is N channels.
+// conv and conv_transpose are the same gather, see lanes.hpp.
 #include <algorithm>
 #include <numeric>
 #include <vector>
@@ -61,6 +63,7 @@ class ChannelConv {
         outputs_(out.shape[1] / groups),
         axes_(std::move(axes)),
         table_(conv_table<T>()),
+        parts_(lane_parts(table_, inputs_, outputs_)),
         blocks_(vector_blocks(outputs_, table_.lanes, ConvTable<T>::kMaxVectors)) {}
 
   void run() {
@@ -72,7 +75,7 @@ class ChannelConv {
       a.lay_out(1, false);
       taps *= static_cast<int64_t>(a.phases[0].taps.size());
     }
-    const ChannelCells cells(axes_, inputs_, groups_, std::max(kProducts / taps, kRun), table_.lanes);
+    const ChannelCells cells(axes_, inputs_, groups_, std::max(kProducts / taps, kRun), table_.lanes, parts_);
     plan_phases(cells);
     Scratch<T> weights(packed_weights_);
     pack_weights(cells, weights.get());
@@ -92,7 +95,7 @@ class ChannelConv {
       for (const Phase& h : axes_[1].phases)
         for (const Phase& w : axes_[2].phases) {
           PhaseTaps phase{{&d, &h, &w}, {}, {}, 1, packed_weights_};
-          if (cells.blocks == 1 && cells.width == cells.channels && consecutive_cells(w))
+          if (cells.blocks == 1 && cells.width == steps(cells.channels) * parts_ && consecutive_cells(w))
             phase.line = static_cast<int64_t>(w.taps.size());
           for (const Tap& kd : d.taps)
             for (const Tap& kh : h.taps)
@@ -108,6 +111,9 @@ class ChannelConv {
 
   int64_t tap_index(int64_t d, int64_t h, int64_t w) const { return (d * kernel(1) + h) * kernel(2) + w; }
 
+  // Of a run of channels; blocks begin with a whole one.
+  int64_t steps(int64_t channels) const { return (channels + parts_ - 1) / parts_; }
+
   // Extent of the kernel as far as any tap is used.
   int64_t kernel(int axis) const {
     int64_t n = 0;
@@ -118,13 +124,13 @@ class ChannelConv {
 
   int64_t group_weights(const PhaseTaps& phase) const {
     const VectorBlock& last = blocks_.back();
-    return (last.first + last.vectors * table_.lanes) * inputs_ * phase.taps();
+    return (last.first + last.vectors * table_.lanes) * steps(inputs_) * phase.taps();
   }
 
-  // (tap, channel, vector) of one block of output channels and one block of input channels.
+  // (tap, step, vector) of one block of output channels and one block of input channels.
   int64_t weights_of(const PhaseTaps& phase, int64_t group, const VectorBlock& out, int64_t first_input) const {
     return phase.weights + group * group_weights(phase) +
-           (out.first * inputs_ + first_input * out.vectors * table_.lanes) * phase.taps();
+           (out.first * steps(inputs_) + steps(first_input) * out.vectors * table_.lanes) * phase.taps();
   }
 
   void pack_weights(const ChannelCells& cells, T* dst) {
@@ -135,21 +141,21 @@ class ChannelConv {
     parallel_for(groups_ * blocks * cells.blocks, [&](int64_t i) {
       const int64_t group = i / (blocks * cells.blocks), b = i % cells.blocks;
       const VectorBlock& out = blocks_[i / cells.blocks % blocks];
-      const int64_t count = cells.valid(b), first = b * cells.width, step = out.vectors * L;
-      const bool chained = dense && w_.input == all;  // the taps of the next channel follow in memory
+      const int64_t count = steps(cells.valid(b)), first = b * cells.width, step = out.vectors * L;
+      const bool chained = dense && w_.input == all && parts_ == 1;  // the taps of the next step follow in memory
       const int64_t bytes = all * L * static_cast<int64_t>(sizeof(T));
       const int64_t at_once = std::min(count, std::max(kChannelsAtOnce, kTurnedBytes / bytes));
       Scratch<T> turned(at_once * all * L), zeros(at_once * all);
       std::fill_n(zeros.get(), at_once * all, T(0));
-      std::vector<int64_t> channel(at_once);  // of the turned ones, in vectors
+      std::vector<int64_t> channel(at_once);  // (step) of the turned ones, in vectors
       for (int64_t j = 0; j < at_once; ++j) channel[j] = j * all;
       for (int64_t c = 0; c < count; c += at_once)
         for (int64_t v = 0; v < step; v += L) {
           const int64_t some = std::min(at_once, count - c), valid = std::min(L, out.valid - v);
-          const T* from = w_.data + group * w_.group + (out.first + v) * w_.output + (first + c) * w_.input;
+          const T* from = w_.data + group * w_.group + (out.first + v) * w_.output + (first + c * parts_) * w_.input;
           for (int64_t j = 0; j < (chained ? 1 : some); ++j)
-            turn(from + j * w_.input, valid, chained ? some * all : all, dense, KH, KW, zeros.get(),
-                 turned.get() + j * all * L);
+            turn(from + j * parts_ * w_.input, valid, cells.valid(b) - (c + j) * parts_, chained ? some * all : all,
+                 dense, KH, KW, zeros.get(), turned.get() + j * all * L);
           for (const PhaseTaps& phase : phases_) {
             T* to = dst + weights_of(phase, group, out, first) + c * step + v;
             for (const int64_t k : phase.index) {
@@ -161,17 +167,24 @@ class ChannelConv {
     });
   }
 
-  // Vectors of `valid` output channels for `count` taps.
-  void turn(const T* from, int64_t valid, int64_t count, bool dense, int64_t KH, int64_t KW, const T* zeros, T* dst) {
+  // Vectors of `valid` output channels (and of a step of up to `inputs` input channels) for `count` taps.
+  void turn(const T* from, int64_t valid, int64_t inputs, int64_t count, bool dense, int64_t KH, int64_t KW,
+            const T* zeros, T* dst) {
     const int64_t L = table_.lanes;
+    int64_t at_lane[64];
+    bool used[64];
+    for (int64_t l = 0; l < L; ++l) {
+      at_lane[l] = l / parts_ * w_.output + l % parts_ * w_.input;
+      used[l] = l / parts_ < valid && l % parts_ < inputs;
+    }
     if (dense) {
       const T* rows[64];
-      for (int64_t l = 0; l < L; ++l) rows[l] = l < valid ? from + l * w_.output : zeros;
+      for (int64_t l = 0; l < L; ++l) rows[l] = used[l] ? from + at_lane[l] : zeros;
       return table_.interleave(rows, count, dst, L);
     }
     for (int64_t k = 0; k < count; ++k) {
       const T* at = from + k / (KH * KW) * w_.tap[0] + k / KW % KH * w_.tap[1] + k % KW * w_.tap[2];
-      for (int64_t l = 0; l < L; ++l) dst[k * L + l] = l < valid ? at[l * w_.output] : T(0);
+      for (int64_t l = 0; l < L; ++l) dst[k * L + l] = used[l] ? at[at_lane[l]] : T(0);
     }
   }
 
@@ -208,6 +221,7 @@ class ChannelConv {
     const int64_t line = axes_[2].out * step;
     Scratch<T> sums(rows * line + step);  // one cell more, for positions that a tile lacks
     if (row_phases() < std::min(task.phase->axis[2]->every, axes_[2].out)) std::fill_n(sums.get(), rows * line, T(0));
+    const auto tile_of = parts_ > 1 ? table_.part_tile[parts_] : table_.row_tile[task.block->vectors];
     std::vector<RowsOfTile> tiles;
     std::vector<TapOffset> taps;
     for (int64_t i = 0; i < row_phases(); ++i) {
@@ -215,7 +229,7 @@ class ChannelConv {
       lay_tiles(cells, phase, task, rows * line, &tiles);
       const int64_t lines = static_cast<int64_t>(phase.cell.size());
       for (int64_t b = 0; b < cells.blocks; ++b) {
-        const int64_t run = cells.valid(b) * phase.line, elements = run * step;
+        const int64_t run = steps(cells.valid(b)) * phase.line, elements = run * step;
         const T* w = weights + weights_of(phase, task.group, *task.block, b * cells.width);
         const int64_t at_once = std::max<int64_t>(1, kWeightBytes / (elements * static_cast<int64_t>(sizeof(T))));
         for (int64_t first = 0; first < lines; first += at_once) {
@@ -226,9 +240,8 @@ class ChannelConv {
               list_taps(phase, tile.box, first, std::min(lines, first + at_once), elements, &taps);
             listed = &tile.box;
             if (taps.empty() && accumulate) continue;
-            table_.row_tile[task.block->vectors](x + task.group * cells.group + b * cells.block, tile.at, taps.data(),
-                                                 static_cast<int64_t>(taps.size()), run, w, sums.get(), tile.to,
-                                                 accumulate);
+            tile_of(x + task.group * cells.group + b * cells.block, tile.at, taps.data(),
+                    static_cast<int64_t>(taps.size()), run, w, sums.get(), tile.to, accumulate);
           }
         }
       }
@@ -315,11 +328,24 @@ class ChannelConv {
       for (int64_t v = 0; v < step; v += L) {
         const int64_t count = many * width, valid = std::min(L, task.block->valid - v);
         for (int64_t l = 0; l < L; ++l)
-          rows[l] = direct && l < valid ? to + (v + l) * out_.stride[1] : spare.get() + l * count;
+          rows[l] = direct && parts_ == 1 && l < valid ? to + (v + l) * out_.stride[1] : spare.get() + l * count;
         table_.deinterleave(sums + v, step, count, rows);
+        if (parts_ > 1) {
+          add_parts(rows, valid, count, to, direct ? 1 : out_.stride[4]);
+          continue;
+        }
         for (int64_t l = 0; !direct && l < valid; ++l)
           for (int64_t i = 0; i < width; ++i) to[(v + l) * out_.stride[1] + i * out_.stride[4]] = rows[l][i];
       }
+    }
+  }
+
+  void add_parts(T* const* rows, int64_t outputs, int64_t count, T* to, int64_t stride) const {
+    for (int64_t o = 0; o < outputs; ++o, to += out_.stride[1]) {
+      T* const* part = rows + o * parts_;
+      for (int64_t i = 0; i < count && parts_ == 2; ++i) to[i * stride] = part[0][i] + part[1][i];
+      for (int64_t i = 0; i < count && parts_ == 4; ++i)
+        to[i * stride] = (part[0][i] + part[1][i]) + (part[2][i] + part[3][i]);
     }
   }
 
@@ -329,6 +355,7 @@ class ChannelConv {
   const int64_t groups_, inputs_, outputs_;  // channels per group
   Axes axes_;
   const ConvTable<T>& table_;
+  const int parts_;
   const std::vector<VectorBlock> blocks_;
   std::vector<PhaseTaps> phases_;
   int64_t packed_weights_ = 0;

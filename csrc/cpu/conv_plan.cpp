@@ -31,6 +31,9 @@ ConvEstimate priced(ConvEstimate e, const Prices& p) {
   return e;
 }
 
+// Parts of a sum are added after they left the lanes.
+constexpr double kPartStores = 3;
+
 // A narrow tile is limited by its loads: O outputs of one vector take O + 1 of them.
 double tile_price(int outputs) { return outputs >= 6 ? 1.0 : outputs >= 4 ? 1.05 : outputs >= 2 ? 1.2 : 1.5; }
 
@@ -80,6 +83,8 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
     vectors += b.vectors;
     priced_vectors += b.vectors * (b.vectors == 1 ? 1.2 : 1.0);
   }
+  const int parts = lane_parts(conv_table<T>(), inputs, outputs);
+  const double steps = number((inputs + parts - 1) / parts);
   const double groups = number(g.groups), batch = number(g.batch), in_vectors = number((inputs + L - 1) / L);
   double pairs = batch, cells = batch, results = batch;  // pairs of an output and a tap
   for (const Axis& a : axes) {
@@ -99,12 +104,12 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
     e.visits = e.products / positions;
     e.packed = (cells * in_vectors + results * vectors) * groups;
   } else {
-    e.products = pairs * number(inputs) * priced_vectors * groups;
+    e.products = pairs * steps * priced_vectors * groups;
     e.visits =
         pairs / line * number(inputs) / (run / line) * number(static_cast<int64_t>(blocks.size())) / rows * groups;
-    e.packed = cells * in_vectors * groups, e.stored = results * vectors * groups;
+    e.packed = cells * in_vectors * groups, e.stored = results * vectors * groups * (parts > 1 ? kPartStores : 1);
   }
-  e.weights = number(inputs) * vectors * number(g.taps()) * groups;
+  e.weights = (slot == ConvSlot::w ? number(inputs) : steps) * vectors * number(g.taps()) * groups;
   return priced(e, slot == ConvSlot::w ? kChannelWeight : kChannelGather);
 }
 

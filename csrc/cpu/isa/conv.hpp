@@ -42,6 +42,11 @@ struct ConvTable {
                           T* y, const int64_t* to, bool accumulate);
   RowTile row_tile[kMaxVectors + 1];
 
+  // One vector of which lane l adds part l % N of the sum: c counts steps, and the numbers of a step are the N ones at
+  // x[at[r] + tap[t].cell + c*N]. Null where no such tile is compiled.
+  static constexpr int kMaxParts = 4;
+  RowTile part_tile[kMaxParts + 1];
+
   // dst vector i = src vector cell[i] - first, zero where cell[i] is outside [first, last)
   void (*pick_cells)(const T* src, const int64_t* cell, int64_t first, int64_t last, int64_t count, T* dst,
                      int64_t stride);

@@ -1,7 +1,7 @@
 // Loops of the convolution with channels in the lanes: R rows (output positions) times P vectors of output channels,
-// one broadcast input value at a time.
+// one broadcast input value at a time, or N of them side by side where N parts of the sum share a vector.
 
-template <class T, int R, int P>
+template <class T, int R, int P, int N = 1>
 static void row_tile(const T* x, const int64_t* at, const TapOffset* tap, int64_t taps, int64_t run, const T* w, T* y,
                      const int64_t* to, bool accumulate) {
   constexpr int L = Simd<T>::lanes;
@@ -21,7 +21,7 @@ static void row_tile(const T* x, const int64_t* at, const TapOffset* tap, int64_
         GK_IN_REGISTER(ws[p]);
       }
       GK_UNROLL for (int r = 0; r < R; ++r) {
-        V xs = broadcast(rows[r][c]);
+        V xs = broadcast_parts<T, N>(rows[r] + c * N);
         if constexpr (P > 1) GK_IN_REGISTER(xs);
         GK_UNROLL for (int p = 0; p < P; ++p) sum[r][p] = fma(xs, ws[p], sum[r][p]);
       }

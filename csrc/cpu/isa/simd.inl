@@ -26,6 +26,45 @@ static inline typename Simd<T>::type broadcast(T value) {
   return value - typename Simd<T>::type{};
 }
 
+// The N numbers at p again and again through the vector.
+#if GK_VECTOR_BYTES > 16
+template <class T, int N>
+static inline typename Simd<T>::type broadcast_parts(const T* p) {
+  typedef typename Simd<T>::type V;
+  static_assert(N == 1 || N == 2 || N == 4);
+  if constexpr (N == 1) {
+    return broadcast(*p);
+  } else if constexpr (N * sizeof(T) == GK_VECTOR_BYTES) {
+    return load(p);
+  } else if constexpr (N * sizeof(T) == 8) {
+    long long both;
+    __builtin_memcpy(&both, p, 8);
+#if defined(__AVX512F__)
+    return (V)_mm512_set1_epi64(both);
+#else
+    return (V)_mm256_set1_epi64x(both);
+#endif
+  } else if constexpr (N * sizeof(T) == 16) {
+    const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+#if defined(__AVX512F__)
+    return (V)_mm512_broadcast_i32x4(all);
+#else
+    return (V)_mm256_broadcastsi128_si256(all);
+#endif
+  } else {
+#if defined(__AVX512F__)
+    return (V)_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#endif
+  }
+}
+#else
+template <class T, int N>
+static inline typename Simd<T>::type broadcast_parts(const T* p) {
+  static_assert(N == 1);
+  return broadcast(*p);
+}
+#endif
+
 // Stores to an aligned address beside the caches, where the instruction set can; settled before other threads read it.
 #if defined(__AVX512F__)
 static inline void stream(float* p, VFloat v) { _mm512_stream_ps(p, v); }
