@@ -58,10 +58,10 @@ def challenge_file(folder, xml=None):
 def test_a_hostile_binning_is_refused_at_once_by_name(case, tmp_path):
     xml, said = WRONG[case]
     path = challenge_file(tmp_path, xml)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ShowerFileError, match=said) as caught:
         open_showers(path)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert "\n" not in str(caught.value)
 
 

@@ -366,11 +366,11 @@ def test_a_hostile_file_is_refused_at_once_by_name(case, tmp_path):
     make, said, options = CASES[case]
     path = make(tmp_path)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(ValueError, match=said) as caught, open_showers(path, **options) as file:
             file.read()
-        seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert "\n" not in str(caught.value)

