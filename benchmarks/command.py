@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -236,7 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
         name, side, batch = options.memory_of.split(":")
         print(json.dumps(memory_of(name, side, int(batch))))
         return 0
-    result = run(options, arguments, lambda text: print(text, flush=True))
+    with tempfile.TemporaryDirectory(prefix="gankernels-compiled-", ignore_cleanup_errors=True) as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)  # an interrupted run leaves no half of a library
+        result = run(options, arguments, lambda text: print(text, flush=True))
     whole = not options.quick and options.part == list(PARTS) and options.workload == list(NAMES)
     path = options.json or (RESULTS / "benchmarks.json" if whole else None)
     if path is not None:
