@@ -4,6 +4,7 @@
     python -m benchmarks --quick                           # small sizes, at most 3 minutes: does it run?
     python -m benchmarks --part step --workload 3dgan --batch 64 --dtype float32 --threads 2
     python -m benchmarks --part layers --workload 3dgan --layer discriminator --conv-algorithm fft
+    python -m benchmarks --device cuda --workload 3dgan    # on a GPU: compiled, Numba and PyTorch side by side
     python -m benchmarks --table                           # the README's table from the last written JSON
 
 A measurement is a row: ours and every rival by turns in one process, medians and quartiles, after their answers were
@@ -74,6 +75,9 @@ def plan(threads: int, quick: bool) -> list[Task]:
 def chosen(options: argparse.Namespace, threads: int) -> list[Task]:
     """The plan, or what the options ask for."""
     tasks = plan(threads, options.quick)
+    if options.device == "cuda":  # one row for each workload and batch: the processor's threads hardly matter
+        kept = (t for t in tasks if t.part in ("step", "generate", "layers") and t.threads == threads)
+        tasks = [t for t in kept if t.dtype == "float32"]
     keep = [t for t in tasks if t.part in options.part and t.workload in options.workload and t.dtype in options.dtype]
     if options.batch or options.threads:
         asked: dict[Task, None] = {}
@@ -92,6 +96,12 @@ def measure(bench: Any, task: Task, options: argparse.Namespace) -> list[dict[st
     """The rows of a task."""
     from benchmarks import parts
 
+    few = ONE_BRANCH if task.workload == "calogan-like" else ()  # the other two differ in size only
+    which = tuple(filter(None, options.layer.split(","))) or few
+    if options.device == "cuda":
+        from benchmarks import gpu
+
+        return gpu.rows(bench, task.part, task.workload, task.threads, task.batch, which)
     if task.part == "growth":
         sizes = ([25, 31], 2) if options.quick else ([25, 32, 38, 45, 51], 16)
         made = [16, 64] if options.quick else [16, 32, 64, 128, 256, 512, 1024]
@@ -102,8 +112,6 @@ def measure(bench: Any, task: Task, options: argparse.Namespace) -> list[dict[st
             *parts.growth_with_volume(bench, task.threads, *sizes),
         ]
     if task.part == "layers":
-        few = ONE_BRANCH if task.workload == "calogan-like" else ()  # the other two differ in size only
-        which = tuple(filter(None, options.layer.split(","))) or few
         return parts.layer_rows(bench, task.workload, task.dtype, task.threads, task.batch, which)
     return parts.MEASURES[task.part](bench, task.workload, task.dtype, task.threads, task.batch)
 
@@ -121,6 +129,10 @@ def run(options: argparse.Namespace, arguments: list[str], say: Callable[[str], 
     compiled = options.compile or ("none" if options.quick else "some")
     bench = parts.Bench(budget, compiled, threads)
     described = machine.describe(arguments)
+    if options.device == "cuda":
+        from benchmarks import gpu
+
+        described["processor"] = f"{gpu.name()}; {described['processor']}"
     say(f"{described['processor']} ({described['isa']}), PyTorch {described['torch']}, commit {described['commit']}")
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
@@ -195,6 +207,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=_numbers, help="numbers of threads (default: 2 and, for some, 1)")
     p.add_argument("--batch", type=_numbers, help="batches instead of those of the plan")
     p.add_argument("--layer", default="", help="layers whose name holds one of these (part layers)")
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda needs an NVIDIA GPU: steps, "
+                   "generation and layers in float32 by every backend that runs there (GANKERNELS_CUDA_BACKEND="
+                   "compiled or numba leaves one) and PyTorch; just-in-time compilation is timed apart")  # fmt: skip
     p.add_argument("--conv-algorithm", default="auto", choices=("auto", "direct", "im2col", "fft", "fast"),
                    help="convolutions of our side")  # fmt: skip
     p.add_argument("--compile", choices=("all", "some", "none"), help="where torch.compile takes part: some leaves "
@@ -227,6 +242,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         _list()
         return 0
+    if options.device == "cuda":
+        from gankernels import backends
+
+        reason = backends.why_not("cuda")
+        if reason is not None:
+            print(f"--device cuda cannot be used: {reason}", file=sys.stderr)
+            return 1
     if importlib.util.find_spec("torch") is None:
         print("the benchmarks compare with PyTorch, which is not installed; run: "
               "pip install torch --index-url https://download.pytorch.org/whl/cpu", file=sys.stderr)  # fmt: skip
@@ -239,8 +261,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="gankernels-compiled-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)  # an interrupted run leaves no half of a library
+        os.environ["NUMBA_CACHE_DIR"] = folder  # kernels are compiled in this run, and the seconds of it reported
         result = run(options, arguments, lambda text: print(text, flush=True))
-    whole = not options.quick and options.part == list(PARTS) and options.workload == list(NAMES)
+    everything = options.part == list(PARTS) and options.workload == list(NAMES)
+    whole = everything and options.device == "cpu" and not options.quick
     path = options.json or (RESULTS / "benchmarks.json" if whole else None)
     if path is not None:
         report.write(path, result)

@@ -139,7 +139,8 @@ def step_flops(gan: Any, real: Any, g_steps: int) -> float:
 def our_pass(unit: Unit, which: str, x: Any, ct: Any) -> Callable[[], Any]:
     """One pass of the layer; the graph of a gradient is recorded beforehand."""
     block = nn.Sequential(*unit.modules)
-    given = gk.from_array(x)
+    device = unit.layer.weight.device
+    given = gk.from_array(x).to(device)
     if which == "forward":
 
         def forward() -> Any:
@@ -151,21 +152,23 @@ def our_pass(unit: Unit, which: str, x: Any, ct: Any) -> Callable[[], Any]:
     for p in block.parameters():
         p.requires_grad_(which == "weight gradient" and p is weight)
     wanted = weight if which == "weight gradient" else given.requires_grad_()
-    y, cotangent = block(given), gk.from_array(ct)
+    y, cotangent = block(given), gk.from_array(ct).to(device)
     return lambda: gk.grad(y, wanted, cotangent)[0]
 
 
-def torch_pass(unit: Unit, which: str, x: Any, ct: Any, layout: str, bf16: bool) -> Callable[[], Any]:
-    """The same in PyTorch; the arrays lie in the layout beforehand."""
+def torch_pass(
+    unit: Unit, which: str, x: Any, ct: Any, layout: str, bf16: bool, device: str = "cpu"
+) -> Callable[[], Any]:
+    """The same in PyTorch; the arrays lie in the layout beforehand, on the device."""
     import torch
 
     from benchmarks import rival
 
-    block = torch.nn.Sequential(*(rival.load(rival.twin(m), m) for m in unit.modules))
+    block = torch.nn.Sequential(*(rival.load(rival.twin(m), m) for m in unit.modules)).to(device)
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if layout == "channels_last" else {}
 
     def laid_out(a: Any) -> Any:
-        t = torch.from_numpy(a)
+        t = torch.from_numpy(a).to(device)
         return t.contiguous(memory_format=layouts.get(t.ndim, torch.contiguous_format))
 
     weight = block[-1].weight
@@ -175,7 +178,7 @@ def torch_pass(unit: Unit, which: str, x: Any, ct: Any, layout: str, bf16: bool)
     given, cotangent = laid_out(x), laid_out(ct)
 
     def run() -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             return block(given)
 
     if which == "forward":

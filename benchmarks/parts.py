@@ -84,7 +84,6 @@ class Bench:
             extra["ours_float32"] = asdict(times.pop("ours in float32"))
         best = min(times, key=lambda name: times[name].median) if times else None
         gflops = flops / ours.median * 1e-9 if ours and flops else None
-        roof = self.roofs[threads][f"{dtype}_gflops"]
         return {
             "part": part,
             "workload": workload,
@@ -97,7 +96,7 @@ class Bench:
             "best_rival": best,
             "ratio": times[best].median / ours.median if ours and best else None,
             "gflops": gflops,
-            "percent_of_roof": None if gflops is None else 100.0 * gflops / roof,
+            "percent_of_roof": None if gflops is None else 100.0 * gflops / self.roofs[threads][f"{dtype}_gflops"],
             "error": error,
             "note": note,
         }
@@ -126,6 +125,14 @@ def _noise(gan: Any, n: int) -> Any:
 
 
 # ---- training steps --------------------------------------------------------------------------------------------------
+def step_bound(gan: Any, real: Any, batch: int) -> float:
+    """What rounding and the kinks of activations explain in how a step of plain gradient descent moves a layer."""
+    found = [u for side in layers.all_units(gan, real) for u in side]
+    longest = max(max(u.fan_in, batch * prod(u.y[1:])) for u in found)
+    cells = min(batch * prod(u.y) for u in found if prod(u.y) > 1)
+    return answers.step_bound(2 * len(found), longest, cells)
+
+
 def check_step(w: Workload, dtype: str, batch: int) -> float:
     """Compare how one step with plain gradient descent moves every layer; the largest relative difference."""
     config = with_sgd(w.config, w.checked_rate)
@@ -149,13 +156,10 @@ def check_step(w: Workload, dtype: str, batch: int) -> float:
         return {f"{n}.{k}": v for n in networks for k, v in state(getattr(made, n)).items()}
 
     want = rival_after("float32")
-    found = [u for side in layers.all_units(gan, real) for u in side]
-    longest = max(max(u.fan_in, batch * prod(u.y[1:])) for u in found)
-    cells = min(batch * prod(u.y) for u in found if prod(u.y) > 1)
-    bound = answers.step_bound(2 * len(found), longest, cells)
+    bound = step_bound(gan, real, batch)
     if dtype == "bfloat16":
         theirs = answers.same_step(f"{w.name}, autocast", before, rival_after(dtype), want, np.inf)
-        bound += 2.0 * theirs + len(found) * answers.U16
+        bound += 2.0 * theirs + sum(map(len, layers.all_units(gan, real))) * answers.U16
     _cast(our_step(gan, config, real), dtype)()
     ours = {f"{n}.{k}": v.numpy() for n in networks for k, v in getattr(gan, n).state_dict().items()}
     what = f"{w.name}, step, {dtype}, batch {batch}"
@@ -274,6 +278,12 @@ def layer_rows(bench: Bench, name: str, dtype: str, threads: int, batch: int, wh
     return rows
 
 
+def layer_bound(unit: layers.Unit, kind: str, batch: int) -> float:
+    """What rounding explains in one pass of a layer."""
+    terms = batch * prod(unit.y[1:]) if kind == "weight gradient" else max(unit.fan_in, prod(unit.y) // unit.y[0])
+    return answers.chain_bound(2, terms)
+
+
 def _layer_row(
     bench: Bench, w: Workload, unit: layers.Unit, kind: str, dtype: str, threads: int, x: Any, ct: Any
 ) -> Row:
@@ -287,8 +297,7 @@ def _layer_row(
         contenders[layout] = layers.torch_pass(unit, kind, x, ct, layout, bf16)
     error = None
     if context is not None:
-        terms = batch * prod(unit.y[1:]) if kind == "weight gradient" else max(unit.fan_in, prod(unit.y) // unit.y[0])
-        bound = 4.0 * answers.U16 if bf16 else answers.chain_bound(2, terms)
+        bound = 4.0 * answers.U16 if bf16 else layer_bound(unit, kind, batch)
         want = contenders["eager"]().float().numpy()
         error = answers.same_images(f"{unit.path}, {kind}", contenders["ours"]().numpy(), want, bound)
     budget = bench.budget_s / 4

@@ -84,6 +84,8 @@ def line(row: Row) -> str:
         text += f" | {row['ratio']:.2f}x" + ("  SLOWER" if row["ratio"] < 1 else "")
     if "ours_float32" in row:
         text += f" (ours in float32 {duration(row['ours_float32']['median'])})"
+    if "compile_s" in row:
+        text += " | compiled in " + ", ".join(f"{k} {duration(s)}" for k, s in row["compile_s"].items())
     if "unfused" in row:
         text += f" (unfused {duration(row['unfused']['median'])})"
     return text
@@ -153,6 +155,11 @@ def table(result: Result) -> str:
         named = [f"{r['workload']} {r['layer']} ({r['what']}) {r['pass']} {r['ratio']:.2f}" for r in bad[:WORST]]
         passes = sum(r["part"] == "layers" and r["ratio"] is not None for r in rows)
         out += ["", f"Passes of layers that are slower: {len(bad)} of {passes}; the worst: {'; '.join(named)}."]
+    late = [r for r in rows if "compile_s" in r and r["part"] != "layers"]
+    if late:
+        named = [f"{r['part']} of {r['workload']} at batch {r['batch']} " +
+                 " / ".join(f"{k} {duration(s)}" for k, s in r["compile_s"].items()) for r in late]  # fmt: skip
+        out += ["", f"Compilation in the first call, apart from the times above: {'; '.join(named)}."]
     threads = max((r["threads"] for r in rows), default=1)
     roof = m["roofs"].get(str(threads), {})
     roofs = f", roof {roof['float32_gflops']:.0f} GFLOP/s, {roof['copy_gb_per_s']:.0f} GB/s" if roof else ""

@@ -128,7 +128,7 @@ def measured_angle(images: torch.Tensor) -> torch.Tensor:
     """As gan.auxiliary.measured_angle."""
     n, _, nx, ny, nz = images.shape
     cells = images.reshape(n, nx, ny, nz)
-    x, y, z = (torch.arange(k, dtype=images.dtype) + 0.5 for k in (nx, ny, nz))
+    x, y, z = (torch.arange(k, dtype=images.dtype, device=images.device) + 0.5 for k in (nx, ny, nz))
     layer = cells.sum((1, 2))
     safe_layer = torch.where(layer > 0, layer, torch.ones_like(layer))
     x_mid = (cells.sum(2) * x.reshape(1, nx, 1)).sum(1) / safe_layer
@@ -165,16 +165,18 @@ class Rival:
         Networks go through torch.compile.
     dtype : "float32" or "bfloat16"
         The second is torch.autocast.
+    device : "cpu" or "cuda"
     """
 
     def __init__(
         self, name: str, gan: GAN, config: TrainerConfig, real: Batch, *,
-        layout: str = "contiguous", compiled: bool = False, dtype: str = "float32",
+        layout: str = "contiguous", compiled: bool = False, dtype: str = "float32", device: str = "cpu",
     ) -> None:  # fmt: skip
+        self.device = device
         self.name, self.config, self.dtype, self.latent = name, config, dtype, gan.latent
         self.auxiliary, self.power = gan.auxiliary, getattr(gan, "power", 1.0)
-        self.generator, self.discriminator = (load(twin(n), n) for n in (gan.generator, gan.discriminator))
-        images = torch.from_numpy(real.images.numpy().copy())
+        self.generator, self.discriminator = (load(twin(n), n).to(device) for n in (gan.generator, gan.discriminator))
+        images = torch.from_numpy(real.images.numpy().copy()).to(device)
         rank = images.ndim - 2
         self.memory = {("channels_last", 2): torch.channels_last, ("channels_last", 3): torch.channels_last_3d}.get(
             (layout, rank), torch.contiguous_format
@@ -184,9 +186,9 @@ class Rival:
                 if any(p.ndim == rank + 2 for p in m.parameters(recurse=False)):
                     m.to(memory_format=self.memory)
         self.real = images.contiguous(memory_format=self.memory)
-        self.conditions = {k: torch.from_numpy(v.numpy().copy()) for k, v in real.conditions.items()}
+        self.conditions = {k: torch.from_numpy(v.numpy().copy()).to(device) for k, v in real.conditions.items()}
         self.targets = {
-            side: {k: torch.from_numpy(np.array(v.numpy())) for k, v in found.items()}
+            side: {k: torch.from_numpy(np.array(v.numpy())).to(device) for k, v in found.items()}
             for side, found in (("real", gan.real_targets(real)), ("fake", gan.targets(real.conditions)))
         }
         self.g, self.d = self.generator, self.discriminator
@@ -199,11 +201,11 @@ class Rival:
 
     def cast(self) -> AbstractContextManager[Any]:
         """The precision of networks."""
-        return torch.autocast("cpu", torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
+        return torch.autocast(self.device, torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
 
     def noise(self, n: int) -> torch.Tensor:
         """New noise, or that which `fixed` holds."""
-        return torch.randn(n, self.latent) if self.fixed is None else self.fixed[:n]
+        return torch.randn(n, self.latent, device=self.device) if self.fixed is None else self.fixed[:n]
 
     def generate(self, n: int, c: dict[str, torch.Tensor]) -> torch.Tensor:
         """Images for conditions."""

@@ -188,4 +188,4 @@ def off_the_kink(gan: GAN) -> None:
 
 def fix_noise(gan: GAN, noise: np.ndarray[Any, Any]) -> None:
     """Let the GAN draw these numbers, always from the first row."""
-    gan.noise = lambda n, generator: gk.from_array(noise[:n])  # type: ignore[method-assign]
+    gan.noise = lambda n, generator: gk.from_array(noise[:n]).to(gan.device)  # type: ignore[method-assign]

@@ -124,11 +124,13 @@ def text(report: dict[str, Any]) -> str:
         f"gankernels {versions['gankernels']}   {versions['implementation']} {versions['python']}   "
         f"numpy {versions['numpy']}   {versions['system']}",
         "",
-        "compiled parts",
+        "devices",
         f"  cpu   yes ({build['compiler']}, {build['build_type']})"
         if "compiler" in build
         else f"  cpu   yes ({build['record']})",
-        "  cuda  yes" if report["devices"]["cuda"]["usable"] else f"  cuda  no: {report['devices']['cuda']['why_not']}",
+        f"  cuda  yes  ({_said(report, 'GANKERNELS_CUDA_BACKEND')})"
+        if report["devices"]["cuda"]["usable"]
+        else f"  cuda  no: {report['devices']['cuda']['why_not']}",
         *_serving(report["kernels"]),
         "",
         "processor",
@@ -158,6 +160,9 @@ def _serving(kernels: dict[str, Any]) -> list[str]:
         groups: dict[str | None, list[str]] = {}
         for name, backend in found["kernels"].items():
             groups.setdefault(backend, []).append(name)
+        if set(groups) == {None}:
+            lines.append(f"  {device:<5} none of the {len(found['kernels'])}, for the reason above")
+            continue
         for backend, names in groups.items():
             what = f"all {len(names)}" if len(groups) == 1 else f"{len(names)}: {', '.join(names)}"
             lines.append(f"  {device:<5} {backend or 'none'} ({found['reason']}), {what}")

@@ -71,7 +71,8 @@ def test_the_environment_insists_on_one_backend(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(gk.DeviceError) as raised:
         backends.get("cuda")
     assert str(raised.value) == (
-        "device 'cuda' cannot be used: numba: the driver is too old (GANKERNELS_CUDA_BACKEND=numba allows no other)"
+        "device 'cuda' cannot be used: numba: the driver is too old; "
+        "GANKERNELS_CUDA_BACKEND=numba allows no other backend"
     )
 
 

@@ -33,7 +33,7 @@ def _benchmarks() -> None:
 
 def part(name: str) -> Any:
     """A module of the harness."""
-    if name in ("rival", "parts", "layers"):
+    if name in ("rival", "parts", "layers", "gpu"):
         pytest.importorskip("torch")
     return importlib.import_module(f"benchmarks.{name}")
 
@@ -210,3 +210,69 @@ def test_a_race_counts_every_contender_and_drops_the_slow_rival() -> None:
     assert found["a"].rounds > 1
     assert found["b"].rounds == 1
     assert found["a"].low <= found["a"].median <= found["a"].high
+
+
+# ---- on a GPU --------------------------------------------------------------------------------------------------------
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
+    import fake_cuda
+
+    from gankernels import backends
+
+    monkeypatch.delenv(backends.CHOICE, raising=False)
+    monkeypatch.setitem(backends._serving, "cuda", fake_cuda)
+    monkeypatch.setattr(backends, "cuda_backend", lambda kind: (fake_cuda if kind == "compiled" else cpu_twin, None))
+    cpu_twin = _Twin(fake_cuda)
+    return fake_cuda
+
+
+class _Twin:
+    """Another module with the functions of one."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize(("kind", "which"), [("step", ()), ("generate", ()), ("layers", ("generator.0",))])
+def test_the_backends_of_a_gpu_race_side_by_side_and_compilation_is_apart(
+    monkeypatch: pytest.MonkeyPatch, kind: str, which: tuple[str, ...], result: dict[str, Any]
+) -> None:
+    parts, gpu, report = part("parts"), part("gpu"), part("report")
+    module = _stand_in(monkeypatch)
+    launched = sum(module.launches.values())
+    found = gpu.rows(parts.Bench(0.01, "none", 1), kind, "toy", 1, 4, which)
+    assert sum(module.launches.values()) > launched
+    assert gk.backends.get("cuda") is module
+    for r in found:
+        assert set(r["compile_s"]) == {"ours", "numba"}
+        assert r["rivals"].keys() >= {"numba"}
+        assert min(r["compile_s"].values()) >= 0.0
+        assert r["error"] < 1e-3
+        assert "| compiled in ours " in report.line(r)
+    report.check(result | {"rows": found})
+    if kind != "layers":
+        assert "Compilation in the first call, apart from the times above" in report.table(result | {"rows": found})
+
+
+@pytest.mark.cpu_only
+def test_without_a_gpu_the_command_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gankernels import backends
+
+    monkeypatch.delenv(backends.CHOICE, raising=False)
+    monkeypatch.delitem(backends._serving, "cuda", raising=False)
+    monkeypatch.setattr(backends, "cuda_backend", lambda kind: (None, "there is no GPU here"))
+    assert part("command").main(["--device", "cuda"]) == 1
+    said = capsys.readouterr().err
+    assert said == "--device cuda cannot be used: compiled: there is no GPU here; numba: there is no GPU here\n"
+
+
+def test_a_plan_for_a_gpu_has_its_parts_in_float32() -> None:
+    command = part("command")
+    tasks = command.chosen(command.parser().parse_args(["--device", "cuda"]), 2)
+    assert {t.part for t in tasks} == {"step", "generate", "layers"}
+    assert {(t.dtype, t.threads) for t in tasks} == {("float32", 2)}

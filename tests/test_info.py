@@ -78,3 +78,12 @@ def test_kernels_that_are_served_by_different_backends_are_listed_apart() -> Non
     report = info.collect()
     report["kernels"]["cuda"]["kernels"] = {**dict.fromkeys(registry.KERNELS, "compiled"), "lerp": "numba"}
     assert "1: lerp" in info.text(report)
+
+
+def test_a_device_that_cannot_be_used_is_explained_once() -> None:
+    report = info.collect()
+    report["devices"]["cuda"] = {"usable": False, "why_not": "numba: there is no GPU"}
+    report["kernels"]["cuda"] = {"reason": "numba: there is no GPU", "kernels": dict.fromkeys(registry.KERNELS)}
+    page = info.text(report)
+    assert page.count("there is no GPU") == 1
+    assert f"  cuda  none of the {len(registry.KERNELS)}, for the reason above" in page

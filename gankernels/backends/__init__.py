@@ -65,7 +65,7 @@ def _choose_cuda() -> tuple[Any, str | None]:
         if reason is None:
             return module, None
         reasons.append(f"{kind}: {reason}")
-    insisted = f" ({CHOICE}={wanted} allows no other)" if wanted else ""
+    insisted = f"; {CHOICE}={wanted} allows no other backend" if wanted else ""
     return None, "; ".join(reasons) + insisted
 
 
