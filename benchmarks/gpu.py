@@ -18,7 +18,7 @@ from benchmarks import answers, layers
 from benchmarks.parts import Bench, Row, layer_bound, step_bound
 from benchmarks.rival import Rival
 from benchmarks.timing import Run, clock, race
-from benchmarks.workloads import SEED, WORKLOADS, Workload, fix_noise, our_step, with_sgd
+from benchmarks.workloads import SEED, WORKLOADS, Workload, fix_noise, off_the_kink, our_step, with_sgd
 from gankernels import backends, nn
 
 PARTS = ("step", "generate", "layers")
@@ -91,6 +91,7 @@ def check_step(w: Workload, module: Any, batch: int) -> float:
 
     def moved(device: str) -> tuple[Any, Any]:
         gan = w.gan(False)
+        off_the_kink(gan)
         real, before = w.real(gan, batch), _state(gan)
         gan.to(device)
         fix_noise(gan, noise)
