@@ -22,7 +22,12 @@ else()
   include(CheckLanguage)
   set(CMAKE_CUDA_ARCHITECTURES OFF)  # asked of the compiler below, for every architecture by name
   check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
+  find_program(GK_NVIDIA_SMI nvidia-smi PATHS /usr/lib/wsl/lib)  # comes with the driver
+  if(CMAKE_CUDA_COMPILER AND gk_cuda STREQUAL "auto" AND NOT GK_NVIDIA_SMI AND NOT EXISTS /proc/driver/nvidia/version)
+    # minutes of compilation for what cannot run here
+    set(GK_CUDA_REASON "nvcc was found when the package was built, but no NVIDIA driver; GANKERNELS_CUDA=on builds it for \
+other machines")
+  elseif(CMAKE_CUDA_COMPILER)
     set(GK_CUDA_BUILT True)
     foreach(arch IN LISTS GANKERNELS_CUDA_ARCHS)
       if(NOT arch MATCHES "^[0-9]+a?$")

@@ -20,9 +20,9 @@ if shutil.which("cmake") is None or shutil.which("c++") is None:
     pytest.skip("cmake and a C++ compiler are needed to configure", allow_module_level=True)
 
 
-def configure(folder: Path, value: str | None) -> tuple[int, str]:
+def configure(folder: Path, value: str | None, *options: str) -> tuple[int, str]:
     (folder / "CMakeLists.txt").write_text(PROJECT)
-    command = ["cmake", "-S", str(folder), "-B", str(folder / "build")]
+    command = ["cmake", "-S", str(folder), "-B", str(folder / "build"), *options]
     if value is not None:
         command.append(f"-DGANKERNELS_CUDA={value}")
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -52,6 +52,19 @@ def test_auto_is_the_default_and_says_once_what_it_decided(tmp_path: Path) -> No
     assert "asked=auto" in said
     assert said.count("gankernels: CUDA module ") == 1
     assert ("built=True" in said) == ("gankernels: CUDA module built for 80-real" in said)
+
+
+def test_auto_builds_for_a_machine_with_a_driver_and_on_for_any(tmp_path: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("there is no nvcc here")
+    _, driver = configure(tmp_path, "auto", "-DGK_NVIDIA_SMI=/bin/true")
+    assert "built=True" in driver
+    if not Path("/proc/driver/nvidia/version").exists():
+        (tmp_path / "none").mkdir()
+        code, none = configure(tmp_path / "none", "auto", "-DGK_NVIDIA_SMI=GK_NVIDIA_SMI-NOTFOUND")
+        assert (code, "built=False" in none) == (0, shutil.which("nvidia-smi") is None)
+    (tmp_path / "on").mkdir()
+    assert "built=True" in configure(tmp_path / "on", "on")[1]
 
 
 def test_emulated_is_a_cuda_module_that_needs_no_nvcc(tmp_path: Path) -> None:
