@@ -60,6 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if importlib.util.find_spec(name) is None:
             raise pytest.UsageError(f"{name} is required by this run, but it is not installed")
     config.addinivalue_line("markers", "cpu_only: about the CPU's threads, instruction sets or memory; not on a device")
+    config.addinivalue_line(
+        "markers", "much_work: thousands of kernels, or millions of multiplications; not on a simulated device"
+    )
     _served_by.append(devices.start(config.getoption("--device"), "cuda" in _required))
 
 
@@ -68,6 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("cpu_only"):
                 item.add_marker(pytest.mark.skip(reason="this test is about the CPU"))
+            elif devices.is_simulated() and devices.is_much_work(item):
+                item.add_marker(pytest.mark.skip(reason="too much work for a simulated device"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ import pytest
 import gankernels as gk
 from gankernels import backends, ops
 from gankernels.autograd import Tensor
-from gankernels.backends import cpu
+from gankernels.backends import cpu, cuda_numba
 from gankernels.backends.device_array import DeviceArray
+from gankernels.testing.cases import Case
 
 HERE = Path(__file__).resolve().parent
+_SIMULATED_FLOPS = 20_000  # of one pass
 _PASSED_THROUGH = ("numpy", "contextlib.py", "devices.py", "fake_cuda.py")
 
 
@@ -39,6 +42,19 @@ def start(device: str, required: bool) -> str:
     _let_tests_read()
     served_by = backends.get(device).__name__
     return f"{device} served by {served_by}" + (f" ({reason})" if reason else "")
+
+
+def is_simulated() -> bool:
+    """True if kernels of the default device run as Python: a millisecond for a hundred multiplications."""
+    return backends.get() is cuda_numba and cuda_numba.available.is_simulated()
+
+
+def is_much_work(item: pytest.Item) -> bool:
+    """True for marked tests and for large cases."""
+    case = getattr(item, "callspec", SimpleNamespace(params={})).params.get("case")
+    return item.get_closest_marker("much_work") is not None or (
+        isinstance(case, Case) and case.flops > _SIMULATED_FLOPS
+    )
 
 
 def _asked_by_a_test() -> bool:

@@ -53,6 +53,7 @@ def penalty(x: gk.Tensor, p: list[gk.Tensor], norm: str) -> gk.Tensor:
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer", "instance"])
+@pytest.mark.much_work
 def test_the_gradient_of_a_gradient_penalty_is_not_zero_and_equals_finite_differences(norm: str) -> None:
     x = normal(3, 2, 6, 6, 6)
     values = critic_parameters()
@@ -328,6 +329,7 @@ def test_a_graph_dies_without_the_garbage_collector(make: Any) -> None:
         gc.enable()
 
 
+@pytest.mark.much_work
 def test_two_thousand_steps_leave_no_objects_behind() -> None:
     w = leaf(3)
     for _ in range(100):
@@ -340,6 +342,7 @@ def test_two_thousand_steps_leave_no_objects_behind() -> None:
     assert len(gc.get_objects()) - before < 100
 
 
+@pytest.mark.much_work
 def test_a_chain_of_five_thousand_operations_is_differentiated_without_recursion() -> None:
     x = leaf(1)
     y = x
@@ -349,6 +352,7 @@ def test_a_chain_of_five_thousand_operations_is_differentiated_without_recursion
     assert g.item() == 5001.0
 
 
+@pytest.mark.much_work
 def test_a_chain_of_a_hundred_thousand_operations_is_differentiated_and_freed() -> None:
     x = leaf(1)
     y = x
@@ -359,6 +363,7 @@ def test_a_chain_of_a_hundred_thousand_operations_is_differentiated_and_freed() 
     del y, g
 
 
+@pytest.mark.much_work
 def test_the_graph_of_a_gradient_of_twenty_thousand_operations_is_freed() -> None:
     x = leaf(1)
     y = x

@@ -127,6 +127,7 @@ def every_setting() -> list[tuple[str, int, str]]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", [c for c in cases("conv") if c.flops], ids=str)
+@pytest.mark.much_work
 def test_integer_inputs_give_equal_bits_on_every_isa_thread_count_and_algorithm(case: Case, dtype: Any) -> None:
     g = conv_of(case)
     x, w = case.inputs(dtype, integers=True)
@@ -143,6 +144,7 @@ def test_integer_inputs_give_equal_bits_on_every_isa_thread_count_and_algorithm(
 
 
 @pytest.mark.parametrize("case", cases("conv", "full"), ids=str)
+@pytest.mark.much_work
 def test_the_layers_of_3dgan_give_equal_bits_for_integers_by_both_algorithms(case: Case) -> None:
     x, w = (a[:3] if i == 0 else a for i, a in enumerate(case.inputs(np.float32, integers=True)))  # three images
     found = []
@@ -158,6 +160,7 @@ def test_the_layers_of_3dgan_give_equal_bits_for_integers_by_both_algorithms(cas
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.cpu_only
 def test_results_do_not_depend_on_the_thread_count(algorithm: str) -> None:
     ops.set_conv_algorithm(algorithm)
     case = next(c for c in cases("conv") if c.name == "D25 3 reduced")
@@ -250,6 +253,7 @@ GRADIENT_ARGUMENTS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("op", "x", "w", "args"), GRADIENT_ARGUMENTS)
+@pytest.mark.much_work
 def test_the_gradients_of_convolutions_hold_to_order_three(op: str, x: Any, w: Any, args: Any, algorithm: str) -> None:
     ops.set_conv_algorithm(algorithm)
     check_gradients(lambda a, b: getattr(ops, op)(a, b, **args), [normal(*x), normal(*w, seed=1)], order=3, name=op)

@@ -1,6 +1,11 @@
 """The Numba backend for CUDA: the kernels of csrc/core/kernels.inc compiled just in time, where there is a driver but
 no compiled module (no nvcc, or a GPU that the compiled module does not cover).
 
+What a step of training costs in launches, counted at the sizes of the recipes (the batch hardly matters): toy-gaussian
+170, and 213 in every fourth step with its gradient penalty; quickstart 758 and 1126. Most are elementwise kernels and
+sums: of quickstart's 758, convolutions and products are 53. No recorded step is replayed here (gankernels.ops.Replay),
+so each of them is a call from Python, and small networks wait for those.
+
 Importing this package imports nothing else: a family of kernels is loaded when its first name is asked for.
 """
 
