@@ -25,7 +25,7 @@ from gankernels.geometry import padding_pairs
 warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")  # the published layers have them
 
 Array = np.ndarray[Any, Any]
-GENERATION_CHUNK = 128  # larger batches are generated in pieces of it: one piece of 1024 needs gigabytes and is slower
+GENERATION_CHUNK = 128  # larger batches are generated in pieces of it: one piece of 1024 needs gigabytes
 
 
 class LocallyConnected2d(torch.nn.Module):
