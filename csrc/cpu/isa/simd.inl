@@ -47,13 +47,13 @@ static inline typename Simd<T>::type broadcast_parts(const T* p) {
   } else if constexpr (N * sizeof(T) == 16) {
     const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 #if defined(__AVX512F__)
-    return (V)_mm512_broadcast_i32x4(all);
+    return (V)_mm512_maskz_broadcast_i32x4(0xffff, all);  // the plain one makes GCC 12 warn of its own header
 #else
     return (V)_mm256_broadcastsi128_si256(all);
 #endif
   } else {
 #if defined(__AVX512F__)
-    return (V)_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return (V)_mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #endif
   }
 }
