@@ -216,10 +216,14 @@ def test_convolution_algorithms_have_the_same_numbers_in_python_and_cpp() -> Non
 
 
 def test_the_constants_of_philox_are_the_same_in_python_and_cpp() -> None:
-    code = (CSRC / "cpu" / "isa" / "random.inl").read_text()
+    code = (CSRC / "core" / "philox.hpp").read_text()
     numbers = {int(n, 16) for n in re.findall(r"\b0x([0-9A-Fa-f]{8})u\b", code)}
-    assert set(philox.MULTIPLIERS + philox.KEY_STEPS) <= numbers
-    assert re.search(rf"round < {philox.ROUNDS}\b", code)
+    assert set(philox.MULTIPLIERS + philox.KEY_STEPS) == numbers
+    assert f"kPhiloxRounds = {philox.ROUNDS};" in code
+    users = [p for p in CSRC.rglob("*") if p.is_file() and "kPhiloxA" in p.read_text()]
+    assert {p.name for p in users} == {"philox.hpp", "random.inl", "random.cu"}
+    others = [p for p in CSRC.rglob("*") if p.is_file() and "D2511F53" in p.read_text().upper()]
+    assert [p.name for p in others] == ["philox.hpp"]
     assert float(re.search(r"([0-9.]+e-8)f", code)[1]) == 2.0**-philox.FLOAT_BITS  # type: ignore[index]
     assert float(re.search(r"([0-9.]+e-16)\b", code)[1]) == 2.0**-philox.DOUBLE_BITS  # type: ignore[index]
 

@@ -1,6 +1,7 @@
 // Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers, as easy as 1, 2, 3; SC'11): a thread draws one
 // block of four words for four elements (two doubles). Bits of uniform and dropout as on the CPU; dropout stores no
 // mask.
+#include "../core/philox.hpp"
 #include "kernels.hpp"
 #include "launch.cuh"
 #include "views.cuh"
@@ -18,24 +19,22 @@ __device__ __forceinline__ Words philox(uint64_t seed, uint64_t block) {
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = 0, c3 = 0;
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   GK_UNROLL
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t a_high = __umulhi(c0, 0xD2511F53u), a_low = c0 * 0xD2511F53u;
-    const uint32_t b_high = __umulhi(c2, 0xCD9E8D57u), b_low = c2 * 0xCD9E8D57u;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const uint32_t a_high = __umulhi(c0, kPhiloxA), a_low = c0 * kPhiloxA;
+    const uint32_t b_high = __umulhi(c2, kPhiloxB), b_low = c2 * kPhiloxB;
     c0 = b_high ^ c1 ^ k0;
     c2 = a_high ^ c3 ^ k1;
     c1 = b_low;
     c3 = a_low;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kWeylA;
+    k1 += kWeylB;
   }
   return {{c0, c1, c2, c3}};
 }
 
-__device__ __forceinline__ float uniform24(uint32_t word) {
-  return static_cast<float>(word >> 8) * 5.9604644775390625e-8f;
-}
+__device__ __forceinline__ float uniform24(uint32_t word) { return static_cast<float>(word >> 8) * kUniform24; }
 __device__ __forceinline__ double uniform53(uint32_t low, uint32_t high) {
-  return static_cast<double>((static_cast<uint64_t>(high) << 32 | low) >> 11) * 1.1102230246251565404e-16;
+  return static_cast<double>((static_cast<uint64_t>(high) << 32 | low) >> 11) * kUniform53;
 }
 
 __device__ __forceinline__ void uniforms(const Words& w, float (&u)[4]) {

@@ -1,5 +1,5 @@
 """The constants of Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers, as easy as 1, 2, 3; SC'11) and
-how its words become numbers, as csrc/cpu/isa/random.inl has them (a test compares the two).
+how its words become numbers, as csrc/core/philox.hpp has them (a test compares the two).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../../core/operators.hpp"
+#include "../../core/philox.hpp"
 
 namespace gk::cpu {
 

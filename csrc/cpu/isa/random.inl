@@ -7,8 +7,6 @@ struct PhiloxWords {
   uint32_t word[4][kPhiloxBlocks];
 };
 
-constexpr uint32_t kPhiloxA = 0xD2511F53u, kPhiloxB = 0xCD9E8D57u, kWeylA = 0x9E3779B9u, kWeylB = 0xBB67AE85u;
-
 // Each 64-bit lane works on the words of one block in its low half: the multiplication of low halves is one
 // instruction, and what gathers in the high halves is never read.
 // With the mask of all lanes: GCC 12 takes the unmasked intrinsics for readers of uninitialised vectors.
@@ -78,7 +76,7 @@ inline void philox_blocks(uint64_t seed, uint64_t first, F&& store) {
     Wide::type c2 = Wide::set(0), c3 = c2;
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < kPhiloxRounds; ++round) {
       const Wide::type a = Wide::multiply(c0, Wide::set(kPhiloxA)), b = Wide::multiply(c2, Wide::set(kPhiloxB));
       c0 = Wide::differ(Wide::high(b), c1, Wide::set(k0));
       c2 = Wide::differ(Wide::high(a), c3, Wide::set(k1));
@@ -107,16 +105,14 @@ inline void philox_in_order(uint64_t seed, uint64_t first, uint32_t* words) {
   });
 }
 
-inline float uniform24(uint32_t word) {
-  return static_cast<float>(static_cast<int32_t>(word >> 8)) * 5.9604644775390625e-8f;
-}
+inline float uniform24(uint32_t word) { return static_cast<float>(static_cast<int32_t>(word >> 8)) * kUniform24; }
 
 inline double uniform53(uint32_t low, uint32_t high) {
   const uint64_t bits = (static_cast<uint64_t>(high) << 32 | low) >> 11;
   // 53 bits to double without a 64-bit conversion: two halves below 2^32, each placed under an exponent
   const double upper = from_bits((bits >> 26) | 0x4330000000000000u) - 4503599627370496.0;
   const double lower = from_bits((bits & 0x3ffffffu) | 0x4330000000000000u) - 4503599627370496.0;
-  return (upper * 67108864.0 + lower) * 1.1102230246251565404e-16;
+  return (upper * 67108864.0 + lower) * kUniform53;
 }
 
 // z of a pair of uniforms (Box and Muller, 1958); 1 - u is never zero
