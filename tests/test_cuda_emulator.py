@@ -75,7 +75,9 @@ def test_every_barrier_of_a_kernel_is_missed_when_it_is_removed(name: str) -> No
     native.emulator_skip_barrier("")
     run()  # and all is well with it
     assert caught, f"none of {sorted(own)} was missed"
-    if sites - before and name != "matmul":  # its first barrier matters from the second tile of a block on
+    # matmul's first barrier matters from the second tile of a block on; softmax's last one only where its two joins are
+    # given the same shared memory
+    if sites - before and name not in ("matmul", "softmax"):
         assert caught == own
 
 
