@@ -13,6 +13,7 @@ import numpy as np
 Run = Callable[[], Any]
 
 SETTLE_S = 0.003  # after this the other side's idle threads have stopped spinning
+WARM_S = 0.05  # shorter runs are made once uncounted after the other side's turn: its data are in the caches
 CALL_S = 0.01  # shorter runs are repeated until a sample takes so long
 SLOWER = 1.3  # a rival that is this much slower than the best one in the first round leaves the race
 
@@ -42,9 +43,11 @@ class Times:
         return cls(float(middle), float(low), float(high), min(samples), len(samples))
 
 
-def clock(run: Run, calls: int = 1) -> float:
-    """Seconds of one call, the mean of `calls`."""
+def clock(run: Run, calls: int = 1, warm: bool = False) -> float:
+    """Seconds of one call, the mean of `calls`; `warm` makes one before them that does not count."""
     time.sleep(SETTLE_S)
+    if warm:
+        run()
     start = time.perf_counter()
     for _ in range(calls):
         run()
@@ -73,8 +76,8 @@ def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -
     samples: dict[str, list[float]] = {name: [probe[name]] if calls[name] == 1 else [] for name in names}
     best = min((t for name, t in probe.items() if not name.startswith("ours")), default=0.0)
     racing = [name for name in names if name.startswith("ours") or probe[name] <= SLOWER * best]
-    one_round = sum(max(probe[name] * calls[name], SETTLE_S) for name in racing)
+    one_round = sum(max(probe[name] * (calls[name] + 1), SETTLE_S) for name in racing)
     for _ in range(int(np.clip(budget_s / one_round, 1, max_rounds))):
         for name in racing:
-            samples[name].append(clock(contenders[name], calls[name]))
+            samples[name].append(clock(contenders[name], calls[name], warm=probe[name] < WARM_S))
     return {name: Times.of(taken or [probe[name]]) for name, taken in samples.items()}
