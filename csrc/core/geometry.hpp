@@ -24,6 +24,7 @@ struct ConvGeometry {
   int64_t pad_lo[3] = {0, 0, 0};  // the high padding is implied by y; negative values crop
 
   int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+  int64_t weights() const { return out_channels * (in_channels / groups) * taps(); }
   int64_t x_volume() const { return x[0] * x[1] * x[2]; }
   int64_t y_volume() const { return y[0] * y[1] * y[2]; }
 };
@@ -32,6 +33,21 @@ struct ConvGeometry {
 struct UpsampleConvGeometry {
   ConvGeometry conv;
   int64_t factor[3] = {1, 1, 1};
+
+  // The convolution of stride `factor` whose image is our output: slot x is our y, slot y our x. Its kernel holds sums
+  // of ours, v[j] = sum of w[k] over K - 1 - j <= k < K - 1 - j + f on each axis.
+  ConvGeometry strided() const {
+    ConvGeometry s = conv;
+    s.in_channels = conv.out_channels, s.out_channels = conv.in_channels;
+    for (int i = 0; i < 3; ++i) {
+      s.x[i] = conv.y[i];
+      s.y[i] = conv.x[i] / factor[i];
+      s.kernel[i] = conv.kernel[i] + factor[i] - 1;
+      s.stride[i] = factor[i];
+      s.pad_lo[i] = conv.kernel[i] - 1 - conv.pad_lo[i];
+    }
+    return s;
+  }
 };
 
 enum class ConvAlgorithm : int {

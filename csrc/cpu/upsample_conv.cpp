@@ -17,20 +17,6 @@
 namespace gk::cpu {
 namespace {
 
-// The convolution of stride f whose image is our output: slot x is our y, slot y our x.
-ConvGeometry strided(const UpsampleConvGeometry& g) {
-  ConvGeometry s = g.conv;
-  s.in_channels = g.conv.out_channels, s.out_channels = g.conv.in_channels;
-  for (int i = 0; i < 3; ++i) {
-    s.x[i] = g.conv.y[i];
-    s.y[i] = g.conv.x[i] / g.factor[i];
-    s.kernel[i] = g.conv.kernel[i] + g.factor[i] - 1;
-    s.stride[i] = g.factor[i];
-    s.pad_lo[i] = g.conv.kernel[i] - 1 - g.conv.pad_lo[i];
-  }
-  return s;
-}
-
 // Sums along every axis in turn of (D, H, W, lanes) arrays, from extents `from` to `to`: out[j] = sum of
 // in[K - 1 - j ... K - 2 - j + f], zero outside. `a` holds the input, both have room for the larger extents; returns
 // the one that holds the result.
@@ -83,8 +69,6 @@ void for_kernels(const View<T>& w, const ConvGeometry& g, int64_t c, F&& element
       }
 }
 
-int64_t merged_size(const ConvGeometry& s) { return s.out_channels * (s.in_channels / s.groups) * s.taps(); }
-
 template <class T>
 void merge_taps(const View<const T>& w, const View<T>& v, const UpsampleConvGeometry& g) {
   parallel_for(g.conv.in_channels, [&](int64_t c) {
@@ -99,8 +83,8 @@ void merge_taps(const View<const T>& w, const View<T>& v, const UpsampleConvGeom
 
 template <class T>
 void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a) {
-  const ConvGeometry s = strided(g);
-  Scratch<T> merged(merged_size(s));
+  const ConvGeometry s = g.strided();
+  Scratch<T> merged(s.weights());
   merge_taps(w.volume(), merged_view(merged.get(), s), g);
   conv_transpose<T>(x, merged_view<const T>(merged.get(), s), y, s, a);
 }
@@ -108,16 +92,16 @@ void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleCo
 template <class T>
 void upsample_conv_transpose(View<const T> y, View<const T> w, View<T> x, const UpsampleConvGeometry& g,
                              ConvAlgorithm a) {
-  const ConvGeometry s = strided(g);
-  Scratch<T> merged(merged_size(s));
+  const ConvGeometry s = g.strided();
+  Scratch<T> merged(s.weights());
   merge_taps(w.volume(), merged_view(merged.get(), s), g);
   conv<T>(y, merged_view<const T>(merged.get(), s), x, s, a);
 }
 
 template <class T>
 void upsample_conv_weight(View<const T> x, View<const T> y, View<T> w, const UpsampleConvGeometry& g, ConvAlgorithm a) {
-  const ConvGeometry s = strided(g);
-  Scratch<T> merged(merged_size(s));
+  const ConvGeometry s = g.strided();
+  Scratch<T> merged(s.weights());
   const View<T> v = merged_view(merged.get(), s);
   conv_weight<T>(y, x, v, s, a);
   const View<T> target = w.volume();

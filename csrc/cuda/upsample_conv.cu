@@ -15,20 +15,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// The convolution of stride f whose image is our output: slot x is our y, slot y our x.
-ConvGeometry strided(const UpsampleConvGeometry& g) {
-  ConvGeometry s = g.conv;
-  s.in_channels = g.conv.out_channels, s.out_channels = g.conv.in_channels;
-  for (int i = 0; i < 3; ++i) {
-    s.x[i] = g.conv.y[i];
-    s.y[i] = g.conv.x[i] / g.factor[i];
-    s.kernel[i] = g.conv.kernel[i] + g.factor[i] - 1;
-    s.stride[i] = g.factor[i];
-    s.pad_lo[i] = g.conv.kernel[i] - 1 - g.conv.pad_lo[i];
-  }
-  return s;
-}
-
 // out[j] = sum of in[K - 1 - j ... K - 2 - j + f] on each axis, zero outside; one thread an element of out. `in` is
 // (A, B/groups, ...), `out` (B, A/groups, ...) of channels A and B.
 template <class T>
@@ -77,14 +63,12 @@ View<T> merged_view(T* data, const ConvGeometry& s) {
   return v;
 }
 
-int64_t merged_size(const ConvGeometry& s) { return s.out_channels * (s.in_channels / s.groups) * s.taps(); }
-
 }  // namespace
 
 template <class T>
 void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a) {
-  const ConvGeometry s = strided(g);
-  Scratch<T> merged(merged_size(s));
+  const ConvGeometry s = g.strided();
+  Scratch<T> merged(s.weights());
   sum_runs(w.volume(), merged_view(merged.data(), s), g);
   conv_transpose<T>(x, merged_view<const T>(merged.data(), s), y, s, a);
 }
@@ -92,16 +76,16 @@ void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleCo
 template <class T>
 void upsample_conv_transpose(View<const T> y, View<const T> w, View<T> x, const UpsampleConvGeometry& g,
                              ConvAlgorithm a) {
-  const ConvGeometry s = strided(g);
-  Scratch<T> merged(merged_size(s));
+  const ConvGeometry s = g.strided();
+  Scratch<T> merged(s.weights());
   sum_runs(w.volume(), merged_view(merged.data(), s), g);
   conv<T>(y, merged_view<const T>(merged.data(), s), x, s, a);
 }
 
 template <class T>
 void upsample_conv_weight(View<const T> x, View<const T> y, View<T> w, const UpsampleConvGeometry& g, ConvAlgorithm a) {
-  const ConvGeometry s = strided(g);
-  Scratch<T> merged(merged_size(s));
+  const ConvGeometry s = g.strided();
+  Scratch<T> merged(s.weights());
   conv_weight<T>(y, x, merged_view(merged.data(), s), s, a);
   sum_runs(merged_view<const T>(merged.data(), s), w.volume(), g);
 }
