@@ -77,7 +77,7 @@ def _shapes(T: Any) -> Iterator[Call]:
         large = a[:1].broadcast_to(many.x_shape)
         yield lambda g=many, x=large, w=b: device.conv(x, w, x, g.pod, 0)
         m = _zeros(1, channels, 100, dtype=T)
-        yield lambda m=m: device.matmul(m, m.transpose(0, 2, 1), _zeros(1, m.shape[1], m.shape[1], dtype=T))
+        yield lambda m=m: device.matmul(m, m.transpose(0, 2, 1), _zeros(1, m.shape[1], m.shape[1], dtype=T), 0)
     yield lambda: device.conv_transpose(y, w, x, g.pod, 0)
     flat = _zeros(*g.w_shape[:2], prod(g.y), prod(g.kernel), dtype=T)
     yield lambda: device.local_conv(x, flat, y, g.pod)

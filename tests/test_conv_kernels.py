@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gankernels import _cpu
+from gankernels.backends.opcodes import MATMUL_PRECISIONS
 from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 
 AUTOMATIC, DIRECT, IM2COL, CHANNELS = 0, 1, 2, 5
@@ -393,7 +394,7 @@ def test_matmul_is_exact_on_integers_for_any_layout(shape: tuple[int, ...], dtyp
                 turned(np.full_like(want, np.nan)),
                 gapped(np.full_like(want, np.nan)),
             ):
-                _cpu.matmul(left, right, out)
+                _cpu.matmul(left, right, out, MATMUL_PRECISIONS["full"])
                 np.testing.assert_array_equal(out, want)
 
 

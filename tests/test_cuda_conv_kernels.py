@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gankernels.backends import cpu, cuda
-from gankernels.backends.opcodes import CONV_ALGORITHMS
+from gankernels.backends.opcodes import CONV_ALGORITHMS, MATMUL_PRECISIONS
 from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry, upsample_conv_geometry
 from gankernels.testing import bounds, oracle
 
@@ -215,7 +215,7 @@ def test_matmul_is_exact_on_integers_for_any_layout(shape: tuple[int, ...], dtyp
         for right in (cuda.from_host, turned):
             for result in (cuda.from_host, turned):
                 out = result(np.full((B, M, N), np.nan, dtype))
-                cuda.matmul(left(a), right(b), out)
+                cuda.matmul(left(a), right(b), out, MATMUL_PRECISIONS["full"])
                 np.testing.assert_array_equal(cuda.to_host(out), a @ b)
 
 

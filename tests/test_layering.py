@@ -215,6 +215,14 @@ def test_convolution_algorithms_have_the_same_numbers_in_python_and_cpp() -> Non
     assert {name.replace("automatic", "auto"): i for i, name in enumerate(names)} == opcodes.CONV_ALGORITHMS
 
 
+def test_precisions_of_products_have_the_same_numbers_in_python_and_cpp() -> None:
+    code = (CSRC / "core" / "operators.hpp").read_text()
+    definition = re.search(r"enum class MatmulPrecision[^{]*\{([^}]*)\}", code)
+    assert definition is not None
+    numbers = {name: int(number) for name, number in re.findall(r"(\w+) = (\d+)", definition.group(1))}
+    assert numbers == opcodes.MATMUL_PRECISIONS
+
+
 def test_the_constants_of_philox_are_the_same_in_python_and_cpp() -> None:
     code = (CSRC / "core" / "philox.hpp").read_text()
     numbers = {int(n, 16) for n in re.findall(r"\b0x([0-9A-Fa-f]{8})u\b", code)}

@@ -64,5 +64,7 @@ template <>
 struct type_caster<gk::CompareOp> : number_caster<gk::CompareOp> {};
 template <>
 struct type_caster<gk::ConvAlgorithm> : number_caster<gk::ConvAlgorithm> {};
+template <>
+struct type_caster<gk::MatmulPrecision> : number_caster<gk::MatmulPrecision> {};
 
 }  // namespace pybind11::detail

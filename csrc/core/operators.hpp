@@ -27,4 +27,8 @@ enum class BinaryOp : int { GK_BINARY_OPS(GK_ENUM_ENTRY) count };
 enum class CompareOp : int { GK_COMPARE_OPS(GK_ENUM_ENTRY) count };
 #undef GK_ENUM_ENTRY
 
+// What is multiplied: `full` as the type does; tf32 and bf16 may round the factors of float32 to 11 and 8 bits, sums
+// stay in float32. A backend that has no faster product for one of them computes more precisely.
+enum class MatmulPrecision : int { full = 0, tf32 = 1, bf16 = 2 };
+
 }  // namespace gk

@@ -87,7 +87,8 @@ void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
     if (n == 0 && begin == 0) pack_weights(w, group, s, weights.get());
     make_columns(x, g, s, n, group, begin, count, cols.get());
     matmul<T>(matrix<const T>(weights.get(), s.outputs, s.rows, s.rows, 1),
-              matrix<const T>(cols.get(), s.rows, count, count, 1), matrix(result.get(), s.outputs, count, count, 1));
+              matrix<const T>(cols.get(), s.rows, count, count, 1), matrix(result.get(), s.outputs, count, count, 1),
+              MatmulPrecision::full);
     parallel_for(s.outputs, [&](int64_t o) {
       T* to = y.data + n * y.stride[0] + (group * s.outputs + o) * y.stride[1];
       for (int64_t i = 0; i < count; ++i) to[volume_offset(y, begin + i)] = result.get()[o * count + i];
@@ -105,8 +106,8 @@ void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const Co
     if (n == 0 && begin == 0) pack_weights(w, group, s, weights.get());
     gather(y, n, group * s.outputs, s.outputs, begin, count, cotangent.get());
     matmul<T>(matrix<const T>(weights.get(), s.rows, s.outputs, 1, s.rows),
-              matrix<const T>(cotangent.get(), s.outputs, count, count, 1),
-              matrix(cols.get(), s.rows, count, count, 1));
+              matrix<const T>(cotangent.get(), s.outputs, count, count, 1), matrix(cols.get(), s.rows, count, count, 1),
+              MatmulPrecision::full);
     parallel_for(s.inputs, [&](int64_t c) {
       add_channel_columns(cols.get() + c * s.taps * count, count, 1, g, begin, begin + count,
                           x.data + n * x.stride[0] + (group * s.inputs + c) * x.stride[1], x.stride + 2);
@@ -124,8 +125,8 @@ void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvG
     make_columns(x, g, s, n, group, begin, count, cols.get());
     gather(y, n, group * s.outputs, s.outputs, begin, count, cotangent.get());
     matmul<T>(matrix<const T>(cotangent.get(), s.outputs, count, count, 1),
-              matrix<const T>(cols.get(), count, s.rows, 1, count),
-              matrix(product.get(), s.outputs, s.rows, s.rows, 1));
+              matrix<const T>(cols.get(), count, s.rows, 1, count), matrix(product.get(), s.outputs, s.rows, s.rows, 1),
+              MatmulPrecision::full);
     const T* from = product.get();
     for (int64_t o = 0; o < s.outputs; ++o)
       for (int64_t c = 0; c < s.inputs; ++c)

@@ -1,8 +1,10 @@
 // c = a b by packed panels (Goto and van de Geijn, ACM TOMS 34, 2008): a in blocks of tile rows, b in panels as wide as
 // a tile, the inner extent in blocks that keep a panel in the cache. The tile is that of the direct convolution.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "bf16.hpp"
 #include "conv_table.hpp"
 #include "kernels.hpp"
 #include "parallel.hpp"
@@ -117,10 +119,8 @@ void few_columns(View<const T> a, View<const T> b, View<T> c) {
   });
 }
 
-}  // namespace
-
 template <class T>
-void matmul(View<const T> a, View<const T> b, View<T> c) {
+void product(View<const T> a, View<const T> b, View<T> c) {
   const int64_t B = c.shape[0], M = c.shape[1], N = c.shape[2], K = a.shape[2];
   if (c.size() == 0) return;
   const ConvTable<T>& table = conv_table<T>();
@@ -128,7 +128,7 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
   if (N <= table.wide_outputs && a.stride[2] == 1 && K >= L) return few_columns<T>(a, b, c);
   if (M <= table.wide_outputs && b.stride[1] == 1 && K >= L)
     return few_columns<T>(transposed(b), transposed(a), transposed(c));
-  if (N < M && N < L) return matmul<T>(transposed(b), transposed(a), transposed(c));  // vectors run along N
+  if (N < M && N < L) return product<T>(transposed(b), transposed(a), transposed(c));  // vectors run along N
 
   const std::vector<RowBlock> blocks = cut_rows(table, M);
   int64_t positions = (N + L - 1) / L;
@@ -183,7 +183,20 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
   });
 }
 
-template void matmul<float>(View<const float>, View<const float>, View<float>);
-template void matmul<double>(View<const double>, View<const double>, View<double>);
+}  // namespace
+
+template <class T>
+void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (p == MatmulPrecision::bf16) {
+      const Bf16Copy left(a), right(b);
+      return product<T>(left.view(), right.view(), c);
+    }
+  }
+  product<T>(a, b, c);
+}
+
+template void matmul<float>(View<const float>, View<const float>, View<float>, MatmulPrecision);
+template void matmul<double>(View<const double>, View<const double>, View<double>, MatmulPrecision);
 
 }  // namespace gk::cpu

@@ -20,7 +20,7 @@ Operand<T> operand(View<const T> v, int line, int inner) {
 }  // namespace
 
 template <class T>
-void matmul(View<const T> a, View<const T> b, View<T> c) {
+void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
   Gemm<T> g;
   g.a = operand(b, 2, 1), g.b = operand(a, 1, 2);
   g.c = c.data;
@@ -30,10 +30,12 @@ void matmul(View<const T> a, View<const T> b, View<T> c) {
     std::swap(g.a, g.b), std::swap(g.m, g.n);
     std::swap(g.c_m[0], g.c_n[0]);
   }
-  run_gemm(g, Precision::fma);
+  run_gemm(g, p == MatmulPrecision::bf16   ? Precision::bf16
+              : p == MatmulPrecision::tf32 ? Precision::tf32
+                                           : Precision::fma);
 }
 
-template void matmul<float>(View<const float>, View<const float>, View<float>);
-template void matmul<double>(View<const double>, View<const double>, View<double>);
+template void matmul<float>(View<const float>, View<const float>, View<float>, MatmulPrecision);
+template void matmul<double>(View<const double>, View<const double>, View<double>, MatmulPrecision);
 
 }  // namespace gk::cuda

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BINARY", "COMPARE", "CONV_ALGORITHMS", "UNARY"]
+__all__ = ["BINARY", "COMPARE", "CONV_ALGORITHMS", "MATMUL_PRECISIONS", "UNARY"]
 
 
 def _numbered(names: str) -> dict[str, int]:
@@ -16,3 +16,4 @@ UNARY = _numbered(
 BINARY = _numbered("add subtract multiply divide maximum minimum power atan2")
 COMPARE = _numbered("equal not_equal less less_equal greater greater_equal")
 CONV_ALGORITHMS = _numbered("auto direct im2col fft fast channels tf32 bf16 measured measured_fast")
+MATMUL_PRECISIONS = _numbered("full tf32 bf16")

@@ -9,6 +9,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
+from gankernels.backends.opcodes import MATMUL_PRECISIONS
 from gankernels.ops.common import as_tensor, check_float, empty_like
 from gankernels.ops.epilogue import Epilogue, opened
 from gankernels.ops.shape import broadcast_to
@@ -19,7 +20,7 @@ __all__ = ["linear", "matmul"]
 def _product(a: Any, b: Any, _: Any = None) -> Any:
     """(B, M, K) by (B, K, N), any strides."""
     c = empty_like(a, (a.shape[0], a.shape[1], b.shape[2]))
-    backend_of(a).matmul(a, b, c)
+    backend_of(a).matmul(a, b, c, MATMUL_PRECISIONS["full"])
     return c
 
 

@@ -76,8 +76,8 @@ def _kernel(T: Any, tile: Tile) -> Any:
     return jit(matmul_kernel)
 
 
-def matmul(a: DeviceArray, b: DeviceArray, c: DeviceArray) -> None:
-    """c (B, M, N) = a (B, M, K) @ b (B, K, N)."""
+def matmul(a: DeviceArray, b: DeviceArray, c: DeviceArray, precision: int = 0) -> None:
+    """c (B, M, N) = a (B, M, K) @ b (B, K, N), in the arithmetic of the dtype whatever precision would do."""
     if type(c) is DeviceArray and c.size and c.shape[1] > c.shape[2]:  # the long axis along N: transpose all three
         a, b, c = b.transpose(0, 2, 1), a.transpose(0, 2, 1), c.transpose(0, 2, 1)
     memory = flats(a, b, c)
