@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Capture", "active", "again", "capturing", "drawn", "forbid", "mine"]
+__all__ = ["Capture", "active", "again", "capturing", "drawn", "forbid", "mine", "unrecorded"]
 
 
 class Capture:
@@ -94,6 +94,19 @@ def drawn(stream: Any, first: int, after: int) -> None:
     if capture is not None:
         began = capture.counters[id(stream)][2] if id(stream) in capture.counters else first
         capture.counters[id(stream)] = (stream, stream.seed, began, after)
+
+
+@contextmanager
+def unrecorded() -> Any:
+    """What is made inside is made once: it outlives the recording and is not part of it."""
+    capture = mine()
+    if capture is not None:
+        capture.recording.stop()
+    try:
+        yield
+    finally:
+        if capture is not None:
+            capture.recording.start()
 
 
 def again(step: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from gankernels.autograd import Tensor, record
 from gankernels.backends import DEVICES, backend_of, default_device
 from gankernels.backends.device_array import DeviceArray
+from gankernels.backends.recording import unrecorded
 from gankernels.geometry import MAX_ELEMENTS, is_int
 
 __all__ = [
@@ -70,7 +71,8 @@ def scalar_beside(t: Tensor, value: Any) -> Tensor:
 @lru_cache(maxsize=256)
 def _device_scalar(backend: Any, value: Any, sign: str, dtype: Any) -> Any:
     """A number on a device, made once: the same few stand beside tensors again and again. The sign tells -0 from 0."""
-    return filled(backend, (), value, dtype)
+    with unrecorded():
+        return filled(backend, (), value, dtype)
 
 
 def filled(backend: Any, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:

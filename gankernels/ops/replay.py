@@ -210,7 +210,10 @@ def _mapped(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:
 
 
 def _copy(t: Tensor) -> Tensor:
-    return Tensor(t.data.copy())
+    backend = backend_of(t.data)
+    y = Tensor(backend.empty(t.shape, t.dtype))
+    backend.copy(t.data, y.data)
+    return y
 
 
 def _detached(t: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gankernels.backends import cuda_numba
+from gankernels.backends import cuda_numba, recording
 from gankernels.backends.cuda_numba import launch as launching
 from gankernels.backends.cuda_numba import simulator
 from gankernels.backends.cuda_numba.launch import elements, launch, locate, loop_of, scalar_type, strides_of
@@ -21,14 +21,50 @@ from gankernels.backends.cuda_numba.simulator import SimulatedMemory
 from gankernels.backends.device_array import DeviceArray, host_view
 
 __all__ = [
-    "Buffer", "cast", "contiguous", "empty", "empty_cache", "empty_like", "flat", "flats", "from_host", "full",
-    "memory_stats", "synchronize", "to_host", "upload",
+    "Buffer", "Pool", "address_of", "cast", "contiguous", "empty", "empty_cache", "empty_like", "flat", "flats",
+    "from_host", "full", "is_memory", "memory_stats", "owned_by", "synchronize", "to_host", "upload",
 ]  # fmt: skip
 
 _SMALL, _LARGE = 512, 1 << 21  # granularity in bytes of blocks below and above 1 MiB
-_free: dict[int, list[Any]] = {}
 _stats = {"allocated_bytes": 0, "peak_allocated_bytes": 0, "reserved_bytes": 0, "driver_allocations": 0}
 _array_type = SimulatedMemory if SIMULATED else cuda.cudadrv.devicearray.DeviceNDArray
+
+
+class Pool:
+    """Blocks from the driver, in lists by size for the next array."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Any]] = {}
+        self.reserved = 0
+
+    def take(self, nbytes: int) -> Any:
+        """A block of that size."""
+        waiting = self.free.get(nbytes)
+        if waiting:
+            return waiting.pop()
+        block = _allocate(nbytes)
+        self.reserved += nbytes
+        _stats["reserved_bytes"] += nbytes
+        _stats["driver_allocations"] += 1
+        return block
+
+    def bytes(self) -> int:
+        """What was taken from the driver."""
+        return self.reserved
+
+    def clear(self) -> None:
+        """Give free blocks back to the driver."""
+        for size, blocks in self.free.items():
+            self.reserved -= size * len(blocks)
+            _stats["reserved_bytes"] -= size * len(blocks)
+        self.free.clear()
+
+    def __del__(self) -> None:
+        if _stats is not None:  # None while Python shuts down
+            self.clear()
+
+
+_common = Pool()
 
 
 def _block_size(nbytes: int) -> int:
@@ -37,23 +73,26 @@ def _block_size(nbytes: int) -> int:
 
 
 class Buffer:
-    """Device memory owned by whoever refers to this object; goes back to the free lists afterwards."""
+    """Device memory owned by whoever refers to this object; goes back to its pool afterwards."""
 
-    __slots__ = ("block", "host", "nbytes", "ptr")
+    __slots__ = ("block", "host", "nbytes", "pool", "ptr")
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, pool: Pool | None = None) -> None:
+        active = launching.this_thread.recording
+        self.pool = pool or (_common if active is None else active.memory)
         self.nbytes = _block_size(nbytes)
-        waiting = _free.get(self.nbytes)
-        self.block = waiting.pop() if waiting else _allocate(self.nbytes)
+        self.block = self.pool.take(self.nbytes)
         self.host: NDArray[np.uint8] | None = self.block if isinstance(self.block, np.ndarray) else None
         self.ptr = int(self.block.__cuda_array_interface__["data"][0]) if self.host is None else self.host.ctypes.data
+        if active is not None and self.pool is active.memory:
+            active.note_block(self.ptr, self.nbytes, self.block)
         _stats["allocated_bytes"] += self.nbytes
         _stats["peak_allocated_bytes"] = max(_stats["peak_allocated_bytes"], _stats["allocated_bytes"])
 
     def __del__(self) -> None:
         if hasattr(self, "block") and _stats is not None:  # None while Python shuts down
             _stats["allocated_bytes"] -= self.nbytes
-            _free.setdefault(self.nbytes, []).append(self.block)
+            self.pool.free.setdefault(self.nbytes, []).append(self.block)
 
 
 def _in_host_memory() -> bool:
@@ -73,8 +112,6 @@ def _allocate(nbytes: int) -> Any:
             raise MemoryError(
                 f"the GPU has no {nbytes} bytes left; {_stats['allocated_bytes']} bytes are in use by arrays"
             ) from error
-    _stats["reserved_bytes"] += nbytes
-    _stats["driver_allocations"] += 1
     return block
 
 
@@ -85,10 +122,7 @@ def memory_stats() -> dict[str, int]:
 
 def empty_cache() -> None:
     """Give free blocks back to the driver."""
-    for size, blocks in _free.items():
-        _stats["reserved_bytes"] -= size * len(blocks)
-        blocks.clear()
-    _free.clear()
+    _common.clear()
 
 
 def synchronize() -> None:
@@ -132,7 +166,7 @@ def _window(buffer: Any, offset: int, count: int, dtype: np.dtype[Any]) -> Any:
 
 @lru_cache(maxsize=8)
 def _placeholder(dtype: np.dtype[Any]) -> Any:
-    return flat(empty((1,), dtype))
+    return flat(_lasting((1,), dtype))
 
 
 def flats(*arrays: DeviceArray) -> tuple[Any, ...]:
@@ -142,7 +176,26 @@ def flats(*arrays: DeviceArray) -> tuple[Any, ...]:
 
 def upload(values: NDArray[Any]) -> Any:
     """A table of int64 for kernels; hold it in a cache."""
-    return simulator.table(values) if SIMULATED else flat(from_host(values))
+    return simulator.table(values) if SIMULATED else flat(_filled(_lasting(values.shape, values.dtype), values))
+
+
+def is_memory(argument: Any) -> bool:
+    """Whether a kernel's argument is what `flat` gives."""
+    return isinstance(argument, _array_type)
+
+
+def address_of(memory: Any) -> int:
+    """Where memory given to kernels begins."""
+    if SIMULATED:
+        return int(memory.values.ctypes.data)
+    return int(memory.__cuda_array_interface__["data"][0])
+
+
+def owned_by(memory: Any, owner: Any) -> Any:
+    """Memory given to kernels that keeps something else alive."""
+    if SIMULATED:
+        return SimulatedMemory(memory.values, owner)
+    return cuda.from_cuda_array_interface(memory.__cuda_array_interface__, owner=owner, sync=False)
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------
@@ -150,6 +203,12 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
     """An uninitialised array; MemoryError if the GPU has no room for it."""
     kind = np.dtype(dtype)
     return DeviceArray(Buffer(prod(shape) * kind.itemsize), tuple(shape), kind, cuda_numba)
+
+
+def _lasting(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+    """As `empty`, for what outlives a recording."""
+    kind = np.dtype(dtype)
+    return DeviceArray(Buffer(prod(shape) * kind.itemsize, _common), tuple(shape), kind, cuda_numba)
 
 
 def empty_like(a: DeviceArray, shape: tuple[int, ...] | None = None) -> DeviceArray:
@@ -168,19 +227,23 @@ def full(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> DeviceArray:
 
 def from_host(x: NDArray[Any]) -> DeviceArray:
     """A copy on the GPU; x may be reused on return."""
-    source = np.ascontiguousarray(x)
-    y = empty(x.shape, x.dtype)
-    if not y.size:
-        return y
-    if y.buffer.host is not None:
+    y = _filled(empty(x.shape, x.dtype), x)
+    if launching.this_thread.recording is not None:
+        launching.this_thread.recording.note_host(y.ptr)
+    return y
+
+
+def _filled(y: DeviceArray, x: NDArray[Any]) -> DeviceArray:
+    if y.size and y.buffer.host is not None:
         host_view(y)[...] = x
-    else:
-        flat(y).copy_to_device(source.reshape(-1))
+    elif y.size:
+        flat(y).copy_to_device(np.ascontiguousarray(x).reshape(-1))
     return y
 
 
 def to_host(x: DeviceArray) -> NDArray[Any]:
     """A copy in host memory; waits for the kernels before it."""
+    recording.forbid("values of a tensor were read")
     if not x.size:
         return np.empty(x.shape, x.dtype)
     if getattr(x.buffer, "host", None) is not None:

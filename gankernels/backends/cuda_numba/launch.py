@@ -8,17 +8,22 @@ innermost out: extent, stride of every operand), in elements. Axes are reordered
 from __future__ import annotations
 
 import os
+import threading
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gankernels.backends.cuda_numba import simulator
 from gankernels.backends.cuda_numba.shim import SIMULATED, device
 from gankernels.backends.device_array import DeviceArray
 
+if TYPE_CHECKING:
+    from gankernels.backends.cuda_numba.recorded import Recording
+
 __all__ = [
-    "THREADS", "Recorder", "ceil_div", "elements", "is_recording", "launch", "locate", "loop_of", "recording",
-    "scalar_type", "strides_of", "volume",
+    "THREADS", "Recorder", "Start", "ceil_div", "elements", "is_recording", "launch", "locate", "loop_of",
+    "recording", "scalar_type", "strides_of", "this_thread", "volume",
 ]  # fmt: skip
 
 Ints = tuple[int, ...]
@@ -39,6 +44,13 @@ _MAX_BLOCKS = 3 if SIMULATED else 1 << 20  # more elements than that are walked 
 _recorder: Recorder | None = None
 
 
+class _ThisThread(threading.local):
+    recording: Recording | None = None  # that launches are added to while they run
+
+
+this_thread = _ThisThread()
+
+
 def recording(recorder: Recorder | None) -> None:
     """From now on hand (kernel, arguments) to `recorder` instead of running kernels; None: run them again."""
     global _recorder
@@ -50,15 +62,43 @@ def is_recording() -> bool:
     return _recorder is not None
 
 
+class Start:
+    """A kernel with its grid, ready to be called with arguments: Numba's work for a grid is done once."""
+
+    __slots__ = ("call", "grid", "kernel")
+
+    def __init__(self, kernel: Any, blocks: int | Ints, threads: int) -> None:
+        self.kernel, self.grid = kernel, (blocks, threads)
+        self.call = self._simulated
+        if not SIMULATED:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Numba says of every small grid that it does not fill a GPU
+                self.call = kernel[blocks, threads]
+
+    def _simulated(self, *arguments: Any) -> None:
+        with simulator.running():
+            self.kernel[self.grid](*arguments)
+
+    def __call__(self, *arguments: Any) -> None:
+        """Queue the kernel on the default stream."""
+        self.call(*arguments)
+
+
+@lru_cache(maxsize=4096)
+def start(kernel: Any, blocks: int | Ints, threads: int) -> Start:
+    """The kernel with this grid, from the cache."""
+    return Start(kernel, blocks, threads)
+
+
 def launch(kernel: Any, blocks: int | Ints, threads: int, *arguments: Any) -> None:
     """Queue a kernel on the default stream."""
     if _recorder is not None:
         _recorder(kernel, arguments)
-    elif SIMULATED:
-        with simulator.running():
-            kernel[blocks, threads](*arguments)
-    else:
-        kernel[blocks, threads](*arguments)
+        return
+    ready = start(kernel, blocks, threads)
+    if this_thread.recording is not None:
+        this_thread.recording.add(kernel.__name__, ready, arguments)
+    ready.call(*arguments)
 
 
 def ceil_div(a: int, b: int) -> int:
