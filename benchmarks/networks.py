@@ -104,6 +104,8 @@ class CaloGANLike(GAN):
     """CaloGAN's layers (github.com/hep-lbdl/CaloGAN, architectures.py) without attention and minibatch discrimination;
     the summed energy (GeV) has an MAE of weight 0.05."""
 
+    replayable = True
+
     def __init__(self, seed: int) -> None:
         rng = Generator(seed)
         self.latent = 1024
@@ -166,6 +168,8 @@ class DCGANDiscriminator(nn.Module):
 
 class DCGAN(GAN):
     """Radford et al. 2016 (arXiv 1511.06434, figure 1): 1024 to 128 channels."""
+
+    replayable = True
 
     def __init__(self, seed: int, width: int = 128) -> None:
         rng = Generator(seed)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
+from weakref import proxy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from gankernels import nn
 from gankernels.autograd import Tensor, no_grad
 from gankernels.gan.auxiliary import Auxiliary
-from gankernels.ops import Generator, cat, from_array
+from gankernels.ops import Generator, Replay, cat, from_array
 
 __all__ = ["GAN", "ArrayBatches", "Batch", "Batches", "Conditions", "MappedBatches", "Scores", "Stream"]
 
@@ -75,8 +76,8 @@ class GAN:
     auxiliary : dict of Auxiliary
         Loss of each estimate that takes part in training, by name.
     replayable : bool
-        A promise that the methods are functions of their arguments, the weights and the random streams alone, so that
-        updates may be run by their recorded kernel calls (`ops.Replay`).
+        A promise that the methods are functions of their arguments, the GAN's attributes, the weights and the random
+        streams alone, so that updates and generation may be run by their recorded kernel calls (`ops.Replay`).
     """
 
     generator: nn.Module
@@ -84,6 +85,10 @@ class GAN:
     latent: int = 0
     auxiliary: Mapping[str, Auxiliary] = MappingProxyType({})
     replayable: bool = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        vars(self).pop("_replays", None)  # what was recorded may depend on it
 
     @property
     def device(self) -> str:
@@ -94,7 +99,7 @@ class GAN:
         """Move both networks and every tensor of the GAN to a device, in place; returns self."""
         self.generator.to(device)
         self.discriminator.to(device)
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
         return self
@@ -124,25 +129,38 @@ class GAN:
         return batch.conditions
 
     def sample(self, conditions: Conditions, generator: Generator, chunk: int = 64) -> Tensor:
-        """Generate in evaluation mode, `chunk` events at a time, nothing recorded; images (N, C, *X).
+        """Generate in evaluation mode, `chunk` events at a time, outside of any graph; images (N, C, *X).
 
-        The noise is drawn in pieces of 64 events whatever the chunk: it decides about memory and not about images.
+        The noise is drawn in pieces of 64 events whatever the chunk: it decides about memory and not about images. A
+        `replayable` GAN generates by its recorded kernel calls from the third chunk of a size on, with the same bits.
         """
-        conditions = {name: values.to(self.device) for name, values in conditions.items()}
-        n = len(next(iter(conditions.values())))
-        mode = self.generator.training
-        self.generator.eval()
-        try:
-            with no_grad():
-                drawn = [self.noise(min(_DRAWN_EVENTS, n - at), generator) for at in range(0, n, _DRAWN_EVENTS)]
-                noise = drawn[0] if len(drawn) == 1 else cat(drawn, 0)
-                parts = []
-                for at in range(0, n, chunk):
-                    part = {name: values[at : at + chunk] for name, values in conditions.items()}
-                    parts.append(self.generate(noise[at : at + chunk], part))
-                return parts[0] if len(parts) == 1 else cat(parts, 0)
-        finally:
-            self.generator.train(mode)
+        device = self.device
+        given = [values.to(device) for values in conditions.values()]
+        n = len(given[0])
+        generate = self._generation(tuple(conditions))
+        with no_grad(), self.generator.evaluating():
+            drawn = [self.noise(min(_DRAWN_EVENTS, n - at), generator) for at in range(0, n, _DRAWN_EVENTS)]
+            noise = drawn[0] if len(drawn) == 1 else cat(drawn, 0)
+            if n <= chunk:
+                return generate(noise, *given)
+            pieces = (slice(at, at + chunk) for at in range(0, n, chunk))
+            return cat([generate(noise[piece], *(values[piece] for values in given)) for piece in pieces], 0)
+
+    def _generation(self, names: tuple[str, ...]) -> Callable[..., Tensor]:
+        """function(noise, *conditions of these names), by its recorded kernel calls where the recipe allows it."""
+
+        gan = proxy(self)  # the GAN keeps the recordings, not they it
+
+        def generate(noise: Tensor, *values: Tensor) -> Tensor:
+            images: Tensor = gan.generate(noise, dict(zip(names, values, strict=True)))
+            return images
+
+        if not self.replayable:
+            return generate
+        replays: dict[tuple[str, ...], Replay] = vars(self).setdefault("_replays", {})
+        if names not in replays:
+            replays[names] = Replay(generate, [self.generator])
+        return replays[names]
 
 
 class Stream(Protocol):

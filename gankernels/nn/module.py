@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ class Module:
     _buffers: dict[str, Tensor | None]
     _modules: dict[str, Module]
     _transient: set[str]  # names of buffers that are not in the state_dict
+    _changes: int  # attributes but for `training` assigned and deleted so far
     _before: dict[int, Callable[..., Any]]
     _after: dict[int, Callable[..., Any]]
 
@@ -71,6 +73,7 @@ class Module:
         own["_buffers"] = {}
         own["_modules"] = {}
         own["_transient"] = set()
+        own["_changes"] = 0
         own["_before"] = {}
         own["_after"] = {}
 
@@ -115,11 +118,13 @@ class Module:
                     else:
                         table[name] = value
             self.__dict__[name] = value
+            self.__dict__["_changes"] += name != "training"
 
     def __delattr__(self, name: str) -> None:
         for table in self._tables():
             table.pop(name, None)
         self._transient.discard(name)
+        self.__dict__["_changes"] += 1
         object.__delattr__(self, name)
 
     def _register(self, kind: int, name: str, value: Any) -> None:
@@ -134,6 +139,7 @@ class Module:
                 table.pop(name, None)
         tables[kind][name] = value
         self.__dict__[name] = value
+        self.__dict__["_changes"] += 1
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter, or a name for one that is absent (None)."""
@@ -187,7 +193,14 @@ class Module:
 
     def modules(self) -> Iterator[Module]:
         """This module and everything below it."""
-        return (m for _, m in self.named_modules())
+        seen: set[int] = set()
+        waiting: list[Module] = [self]
+        while waiting:
+            module = waiting.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                waiting += reversed(module._modules.values())
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the direct sub-modules."""
@@ -205,13 +218,21 @@ class Module:
                     seen.add(id(value))
                     yield (f"{path}.{name}" if path else name), value
 
+    def _each(self, table: str, recurse: bool) -> Iterator[Any]:
+        seen: set[int] = set()
+        for module in self.modules() if recurse else [self]:
+            for value in getattr(module, table).values():
+                if value is not None and id(value) not in seen:
+                    seen.add(id(value))
+                    yield value
+
     def named_parameters(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
         """(path, parameter) pairs; shared parameters once."""
         return self._named("_parameters", prefix, recurse)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """All parameters, shared ones once."""
-        return (p for _, p in self.named_parameters("", recurse))
+        return self._each("_parameters", recurse)
 
     def named_buffers(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
         """(path, buffer) pairs."""
@@ -219,7 +240,7 @@ class Module:
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """All buffers."""
-        return (b for _, b in self.named_buffers("", recurse))
+        return self._each("_buffers", recurse)
 
     def get_submodule(self, target: str) -> Module:
         """The module at a dotted path; "" is this one."""
@@ -260,6 +281,18 @@ class Module:
     def eval(self) -> Any:
         """Evaluation mode; returns self."""
         return self.train(False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside the block; afterwards every module is in the mode that it was in."""
+        training = [m.__dict__ for m in self.modules() if m.training]
+        for attributes in training:
+            attributes["training"] = False
+        try:
+            yield
+        finally:
+            for attributes in training:
+                attributes["training"] = True
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """Switch recording for every parameter; returns self."""

@@ -8,6 +8,7 @@ Python, other shapes, modes or weights.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -37,8 +38,9 @@ class Replay:
     function : callable
         function(*tensors) -> Tensor, None, or tuples, lists and dicts of them; they come back outside of any graph.
     modules : iterable of Module
-        Networks that the function uses: when their mode, hooks or parameters' arrays change, the function is
-        recorded anew.
+        Networks that the function uses: when their mode, attributes, sub-modules or parameters' arrays change, the
+        function is recorded anew; with hooks it always runs itself. Values of parameters may change in any way: a
+        recording reads them where they are.
     copy_outputs : bool
         False returns the same tensors at every call, overwritten by the next one.
     max_bytes : int
@@ -74,6 +76,7 @@ class Replay:
         self.function, self.modules = function, list(modules)
         self.copy_outputs, self.max_bytes = copy_outputs, max_bytes
         self._memory: dict[str, Any] = {} if beside is None else beside._memory  # by backend
+        self._running = threading.Lock() if beside is None else beside._running  # one at a time may use the memory
         self.reason: str | None = "it has not been called"
         self._programs: dict[Any, _Program] = {}
 
@@ -85,21 +88,26 @@ class Replay:
             tuple((t.data.shape, t.data.dtype.char, t.requires_grad) for t in inputs),
             conv_algorithm(), fusion(), is_recording(),
         )  # fmt: skip
-        program = self._programs.get(key)
-        if program is None or not program.fits():
-            if capture.active is not None and capture.mine() is not None:
-                return self._itself("it is part of another recording", inputs)
-            if program is None and len(self._programs) >= _MAX_PROGRAMS:
-                return self._itself(
-                    f"it was called with {_MAX_PROGRAMS} other combinations of shapes and modes", inputs
-                )
-            program = self._programs[key] = _Program(self.modules, self.max_bytes, self._memory, inputs)
-        if program.refusal is not None:
-            return self._itself(program.refusal, inputs)
-        stage = program.stage
-        outputs = program.run(self.function, inputs)
-        self.reason = program.refusal or stage
-        return _mapped(_copy, outputs) if self.copy_outputs else outputs
+        if capture.active is not None and capture.mine() is not None:
+            return self._itself("it is part of another recording", inputs)
+        if not self._running.acquire(blocking=False):
+            return self._itself("another thread runs it", inputs)
+        try:
+            program = self._programs.get(key)
+            if program is None or not program.fits():
+                if program is None and len(self._programs) >= _MAX_PROGRAMS:
+                    return self._itself(
+                        f"it was called with {_MAX_PROGRAMS} other combinations of shapes and modes", inputs
+                    )
+                program = self._programs[key] = _Program(self.modules, self.max_bytes, self._memory, inputs)
+            if program.refusal is not None:
+                return self._itself(program.refusal, inputs)
+            stage = program.stage
+            outputs = program.run(self.function, inputs)
+            self.reason = program.refusal or stage
+            return _mapped(_copy, outputs) if self.copy_outputs else outputs
+        finally:
+            self._running.release()
 
     def _itself(self, reason: str, inputs: Sequence[Tensor]) -> Any:
         self.reason = reason
@@ -123,7 +131,10 @@ class _Program:
         else:
             self.inputs = [Tensor(self.backend.empty(t.shape, t.dtype)) for t in inputs]
         found = [m for module in modules for m in module.modules()]
-        self._modes = [(m, m.training) for m in found]
+        self._modes = [(m, m.training, m._changes) for m in found]
+        self._hooked = [m for m in found if m._before or m._after]
+        if self._hooked:
+            self.refusal = f"{type(self._hooked[0]).__name__} has hooks"
         tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
         self._arrays = [(t, t.data, t.requires_grad) for t in tensors]
 
@@ -135,9 +146,12 @@ class _Program:
         return "it is being recorded" if self.first is None else "it is being recorded a second time"
 
     def fits(self) -> bool:
-        """Modes, hooks, arrays and seeds are those of the recording."""
-        for m, training in self._modes:
-            if m.training is not training or m._before or m._after:
+        """Modes, attributes, hooks, arrays and seeds are those of the recording."""
+        for m, training, changes in self._modes:
+            if m.training is not training or m._changes != changes or ((m._before or m._after) and not self._hooked):
+                return False
+        for m in self._hooked:
+            if not (m._before or m._after):
                 return False
         for t, array, wanted in self._arrays:
             if t.data is not array or t.requires_grad is not wanted:
@@ -173,6 +187,9 @@ class _Program:
             self.refusal = self.first.difference(this)
             self.ready, self.outputs = this, outputs
         self.first = None if self.ready is not None or self.refusal is not None else this
+        if self.refusal is not None:
+            self.ready = self.outputs = None
+            self.memory.pop(self.backend.name)  # recordings that use it keep it
         return outputs
 
     def _not_computed(self, outputs: Any, recording: Any) -> str | None:
