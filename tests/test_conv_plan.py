@@ -11,7 +11,7 @@ import pytest
 import gankernels as gk
 from gankernels.backends import cpu
 from gankernels.backends.opcodes import CONV_ALGORITHMS
-from gankernels.geometry import ConvGeometry
+from gankernels.geometry import ConvGeometry, conv_geometry
 from gankernels.ops.conv_plan import plan
 from gankernels.testing import bounds
 from gankernels.testing.cases import Case, cases
@@ -89,6 +89,15 @@ def test_wide_layers_put_channels_in_the_lanes_and_narrow_ones_images(
     assert found.path == path
     assert set(found.costs) == PATHS
     assert path in str(found)
+
+
+def test_few_positions_read_large_weights_where_they_lie() -> None:
+    g = conv_geometry("test", (1, 512, 8, 8), (1024, 512, 4, 4), 2, 1, 1, 1)
+    assert plan(g, "x", CONV_ALGORITHMS["auto"]).path == "im2col"
+    arrays = draw(g, integers=True)
+    np.testing.assert_array_equal(run(g, "x", arrays, "auto"), run(g, "x", arrays, "channels"))
+    assert gk.conv_plan((64, 512, 8, 8), (1024, 512, 4, 4), stride=2, padding=1, slot="x").path == "channels"
+    assert gk.conv_plan((1, 128, 8, 8), (256, 128, 4, 4), stride=2, padding=1, slot="x").path == "channels"
 
 
 def test_a_path_asked_for_by_name_is_taken() -> None:

@@ -229,6 +229,36 @@ def test_a_seed_given_later_is_followed():
         assert np.array_equal(run(_x()).numpy(), expected)
 
 
+def test_streams_given_as_inputs_move_on_as_after_the_function():
+    net = _net()
+
+    def draw(x, stream):
+        return (net(x + stream.normal(x.shape)) * stream.uniform((6, 1))).detach()
+
+    run = gk.Replay(draw, [net.eval()])
+    for seed, offset in ((3, 0), (3, 12), (3, 5), (8, 2**64 - 40), (8, 7), (8, 0), (8, 2)):
+        mine, theirs = gk.Generator(seed, offset), gk.Generator(seed, offset)
+        assert np.array_equal(run(_x(), theirs).numpy(), draw(_x(), mine).numpy())
+        assert theirs.state() == mine.state()
+    assert run.reason is None
+    with pytest.raises(TypeError, match="Tensors and Generators, got float"):
+        run(_x(), 1.0)
+
+
+def test_a_function_that_sets_the_mode_is_not_recorded_anew_for_it():
+    net = _net()
+
+    def evaluated(x):
+        with gk.no_grad(), net.evaluating():
+            return net(x)
+
+    run = gk.Replay(evaluated, [net], sets_mode=True)
+    for i in range(6):
+        net.train(i % 2 == 0)
+        assert np.array_equal(run(_x(i)).numpy(), evaluated(_x(i)).numpy())
+    assert run.reason is None
+
+
 def test_two_streams_of_one_seed_and_seeds_given_inside_are_refused():
     a, b = gk.Generator(3), gk.Generator(3, 100)
     run = gk.Replay(lambda x: x + a.normal(x.shape) + b.normal(x.shape))
@@ -247,7 +277,7 @@ def test_too_much_memory_and_wrong_inputs_are_refused_with_a_reason():
     for _ in range(3):
         assert run(gk.zeros(1000)).shape == (1000,)
     assert "max_bytes" in str(run.reason)
-    with pytest.raises(TypeError, match="Tensors, got ndarray"):
+    with pytest.raises(TypeError, match="Tensors and Generators, got ndarray"):
         run(np.zeros(3))
     with pytest.raises(TypeError, match="returned float"):
         gk.Replay(lambda x: 1.0)(gk.zeros(1))

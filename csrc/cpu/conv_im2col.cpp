@@ -12,6 +12,7 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kColumnElements = int64_t(1) << 22;  // columns held at a time
+constexpr int64_t kLine = 16;                          // elements of a cache line
 
 template <class T>
 View<T> matrix(T* data, int64_t rows, int64_t columns, int64_t row, int64_t column) {
@@ -58,6 +59,15 @@ void pack_weights(const View<const T>& w, int64_t group, const Sizes& s, T* dst)
         *dst++ = w.data[(group * s.outputs + o) * w.stride[0] + c * w.stride[1] + volume_offset(w, k)];
 }
 
+// Are the kernels of an output channel one row of memory?
+template <class T>
+bool kernels_are_dense(const View<const T>& w) {
+  int64_t expected = 1;
+  for (int i = 4; i > 0; expected *= w.shape[i--])
+    if (w.shape[i] != 1 && w.stride[i] != expected) return false;
+  return true;
+}
+
 template <class T>
 void make_columns(const View<const T>& x, const ConvGeometry& g, const Sizes& s, int64_t n, int64_t group,
                   int64_t begin, int64_t count, T* cols) {
@@ -96,23 +106,47 @@ void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
   });
 }
 
+// The positions of all images are the rows of one product, and the weights are read where they lie: they are most of
+// what moves where there are few positions.
 template <class T>
 void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
   const Sizes s(g);
   fill<T>(x, 0.0);
   if (x.size() == 0 || y.size() == 0) return;
-  Scratch<T> weights(s.outputs * s.rows), cols(s.rows * s.block), cotangent(s.outputs * s.block);
-  for_blocks(g, s, [&](int64_t n, int64_t group, int64_t begin, int64_t count) {
-    if (n == 0 && begin == 0) pack_weights(w, group, s, weights.get());
-    gather(y, n, group * s.outputs, s.outputs, begin, count, cotangent.get());
-    matmul<T>(matrix<const T>(weights.get(), s.rows, s.outputs, 1, s.rows),
-              matrix<const T>(cotangent.get(), s.outputs, count, count, 1), matrix(cols.get(), s.rows, count, count, 1),
-              MatmulPrecision::full);
-    parallel_for(s.inputs, [&](int64_t c) {
-      add_channel_columns(cols.get() + c * s.taps * count, count, 1, g, begin, begin + count,
-                          x.data + n * x.stride[0] + (group * s.inputs + c) * x.stride[1], x.stride + 2);
-    });
-  });
+  const bool in_place = kernels_are_dense(w);
+  const int64_t all = g.batch * s.positions, block = std::max<int64_t>(1, std::min(all, kColumnElements / s.rows));
+  const int64_t width = s.rows + kLine;  // rows of a power of two would meet in few sets of the cache
+  Scratch<T> weights(in_place ? 0 : s.outputs * s.rows), cols(width * block), cotangent(s.outputs * block);
+  for (int64_t group = 0; group < g.groups; ++group) {
+    const T* from = in_place ? w.data + group * s.outputs * w.stride[0] : weights.get();
+    if (!in_place) pack_weights(w, group, s, weights.get());
+    for (int64_t begin = 0; begin < all; begin += block) {
+      const int64_t end = std::min(all, begin + block), count = end - begin;
+      // step(image, its first and last position in this block, place of the first one in the block)
+      const auto for_images = [&](const auto& step) {
+        for (int64_t n = begin / s.positions; n * s.positions < end; ++n) {
+          const int64_t first = std::max(begin, n * s.positions);
+          step(n, first - n * s.positions, std::min(end - n * s.positions, s.positions), first - begin);
+        }
+      };
+      parallel_for(s.outputs, [&](int64_t o) {
+        for_images([&](int64_t n, int64_t first, int64_t last, int64_t at) {
+          const T* image = y.data + n * y.stride[0] + (group * s.outputs + o) * y.stride[1];
+          for (int64_t p = first; p < last; ++p)
+            cotangent.get()[o * count + at + p - first] = image[volume_offset(y, p)];
+        });
+      });
+      matmul<T>(matrix<const T>(cotangent.get(), count, s.outputs, 1, count),
+                matrix<const T>(from, s.outputs, s.rows, in_place ? w.stride[0] : s.rows, 1),
+                matrix(cols.get(), count, s.rows, width, 1), MatmulPrecision::full);
+      parallel_for(s.inputs, [&](int64_t c) {
+        for_images([&](int64_t n, int64_t first, int64_t last, int64_t at) {
+          add_channel_columns(cols.get() + at * width + c * s.taps, 1, width, g, first, last,
+                              x.data + n * x.stride[0] + (group * s.inputs + c) * x.stride[1], x.stride + 2);
+        });
+      });
+    }
+  }
 }
 
 template <class T>

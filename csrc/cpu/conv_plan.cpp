@@ -24,11 +24,25 @@ struct Prices {
 };
 constexpr Prices kDirectGather{1.21, 0, 33, 36, 127, 50e3}, kDirectWeight{1.5, 0.24, 37, 0, 500, 90e3};
 constexpr Prices kChannelGather{1.12, 21, 25, 29, 42, 26e3}, kChannelWeight{1.13, 11, 20, 0, 41, 23e3};
+constexpr Prices kColumns{1.12, 0, 100, 120, 32, 30e3};
 
 ConvEstimate priced(ConvEstimate e, const Prices& p) {
   e.cost = p.call + e.products * p.products + e.visits * p.visits + e.packed * p.packed + e.stored * p.stored +
            e.weights * p.weights;
   return e;
+}
+
+// Weights and their rearranged copy that outgrow the last cache: moving them costs several times as much.
+constexpr double kCacheBytes = 32 << 20, kOutOfCache = 4;
+
+template <class T>
+double with_copy_bytes(const ConvGeometry& g) {
+  return 2.0 * sizeof(T) * number(g.out_channels * (g.in_channels / g.groups) * g.taps());
+}
+
+template <class T>
+double memory_price(const ConvGeometry& g) {
+  return with_copy_bytes<T>(g) > kCacheBytes ? kOutOfCache : 1.0;
 }
 
 // Parts of a sum are added after they left the lanes.
@@ -68,6 +82,7 @@ ConvEstimate direct(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int6
     (slot == ConvSlot::w ? e.packed : e.stored) += results * number(outputs) * groups;
   }
   e.weights = number(inputs * outputs) * taps * groups / L;
+  if (slot != ConvSlot::w) e.weights *= memory_price<T>(g);
   // The sums of a weights gradient are vectors: one for each weight and each of up to 64 slabs.
   if (slot == ConvSlot::w) e.visits = e.weights * L * std::max(1.0, 64.0 / std::max(1.0, number(outputs) / 8 * groups));
   return priced(e, slot == ConvSlot::w ? kDirectWeight : kDirectGather);
@@ -110,7 +125,23 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
     e.packed = cells * in_vectors * groups, e.stored = results * vectors * groups * (parts > 1 ? kPartStores : 1);
   }
   e.weights = (slot == ConvSlot::w ? number(inputs) : steps) * vectors * number(g.taps()) * groups;
+  if (slot != ConvSlot::w) e.weights *= memory_price<T>(g);
   return priced(e, slot == ConvSlot::w ? kChannelWeight : kChannelGather);
+}
+
+// The product of the positions with the weights where they lie, then sums of columns: for few positions and weights
+// whose copy would cost more than their use.
+template <class T>
+ConvEstimate columns(const ConvGeometry& g, int64_t inputs, int64_t outputs) {
+  const int L = conv_table<T>().lanes;
+  ConvEstimate e{ConvAlgorithm::im2col, 0, 0, 0, 0, 0, 0};
+  const double positions = number(g.batch * g.y_volume()), rows = number(outputs * g.taps() * g.groups);
+  const int tile = tile_outputs(conv_table<T>(), g.batch * g.y_volume());
+  e.products = std::ceil(positions / tile) * tile * tile_price(tile) * number(inputs) * rows / L;
+  e.packed = positions * number(inputs * g.groups) / L;
+  e.stored = positions * rows / L;
+  e.weights = number(inputs) * rows / L * std::max(1.0, positions / 256);
+  return priced(e, kColumns);
 }
 
 // FFT's own prediction is in multiply-adds of the direct path. Its error is relative to the image, not to the cell, so
@@ -159,6 +190,7 @@ std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, b
   if (empty) return {{ConvAlgorithm::direct, 0, 0, 0, 0, 0, 0}};
   std::vector<ConvEstimate> found{direct<T>(g, slot, axes, inputs, outputs),
                                   channels<T>(g, slot, axes, inputs, outputs)};
+  if (slot == ConvSlot::x && with_copy_bytes<T>(g) > kCacheBytes / 2) found.push_back(columns<T>(g, inputs, outputs));
   if (with_fft && g.taps() >= kFewestFftTaps && conv_fft_covers<T>(g)) found.push_back(fft<T>(g));
   std::stable_sort(found.begin(), found.end(),
                    [](const ConvEstimate& a, const ConvEstimate& b) { return a.cost < b.cost; });

@@ -187,6 +187,7 @@ void product(View<const T> a, View<const T> b, View<T> c) {
 
 template <class T>
 void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
+  const Inline small(c.size() * a.shape[2] < kSmallWork);
   if constexpr (std::is_same_v<T, float>) {
     if (p == MatmulPrecision::bf16) {
       const Bf16Copy left(a), right(b);

@@ -159,6 +159,9 @@ void set_num_threads(int n) {
   pool = nullptr;
 }
 
+Inline::Inline(bool small) : before_(inside_task) { inside_task = before_ || small; }
+Inline::~Inline() { inside_task = before_; }
+
 void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& task) {
   if (count <= 0) return;
   if (count == 1 || inside_task || num_threads() == 1) {

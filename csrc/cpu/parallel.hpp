@@ -17,6 +17,21 @@ void set_num_threads(int n);
 // inline.
 void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& task);
 
+// Multiply-adds that one thread does in the time that another takes to wake up.
+inline constexpr std::int64_t kSmallWork = std::int64_t(1) << 18;
+
+// While it lives, parallel loops of this thread run inline, if the work is small: waking threads costs more.
+class Inline {
+ public:
+  explicit Inline(bool small);
+  ~Inline();
+  Inline(const Inline&) = delete;
+  Inline& operator=(const Inline&) = delete;
+
+ private:
+  const bool before_;
+};
+
 // Calls task(begin, end) on chunks of [0, size) of `grain` elements: for loops over elements.
 inline void parallel_chunks(std::int64_t size, std::int64_t grain,
                             const std::function<void(std::int64_t, std::int64_t)>& task) {

@@ -138,29 +138,36 @@ class GAN:
         given = [values.to(device) for values in conditions.values()]
         n = len(given[0])
         generate = self._generation(tuple(conditions))
-        with no_grad(), self.generator.evaluating():
-            drawn = [self.noise(min(_DRAWN_EVENTS, n - at), generator) for at in range(0, n, _DRAWN_EVENTS)]
-            noise = drawn[0] if len(drawn) == 1 else cat(drawn, 0)
+        seed, vars(self)["_seed"] = vars(self).get("_seed"), generator.seed
+        if n <= chunk and seed == generator.seed:  # noise is drawn in the recording, which is of one seed
+            return generate(generator, *given)
+        with no_grad():
+            noise = self._drawn(n, generator)
             if n <= chunk:
                 return generate(noise, *given)
             pieces = (slice(at, at + chunk) for at in range(0, n, chunk))
             return cat([generate(noise[piece], *(values[piece] for values in given)) for piece in pieces], 0)
 
-    def _generation(self, names: tuple[str, ...]) -> Callable[..., Tensor]:
-        """function(noise, *conditions of these names), by its recorded kernel calls where the recipe allows it."""
+    def _drawn(self, n: int, generator: Generator) -> Tensor:
+        drawn = [self.noise(min(_DRAWN_EVENTS, n - at), generator) for at in range(0, n, _DRAWN_EVENTS)]
+        return drawn[0] if len(drawn) == 1 else cat(drawn, 0)
 
+    def _generation(self, names: tuple[str, ...]) -> Callable[..., Tensor]:
+        """function(noise or its Generator, *conditions of these names), by recorded calls if the recipe allows it."""
+        replays: dict[tuple[str, ...], Replay] = vars(self).setdefault("_replays", {})
+        if names in replays:
+            return replays[names]
         gan = proxy(self)  # the GAN keeps the recordings, not they it
 
-        def generate(noise: Tensor, *values: Tensor) -> Tensor:
-            images: Tensor = gan.generate(noise, dict(zip(names, values, strict=True)))
-            return images
+        def generate(source: Tensor | Generator, *values: Tensor) -> Tensor:
+            with no_grad(), gan.generator.evaluating():
+                noise = source if isinstance(source, Tensor) else gan._drawn(len(values[0]), source)
+                images: Tensor = gan.generate(noise, dict(zip(names, values, strict=True)))
+                return images
 
-        if not self.replayable:
-            return generate
-        replays: dict[tuple[str, ...], Replay] = vars(self).setdefault("_replays", {})
-        if names not in replays:
-            replays[names] = Replay(generate, [self.generator])
-        return replays[names]
+        if self.replayable:
+            replays[names] = Replay(generate, [self.generator], sets_mode=True)
+        return replays.get(names, generate)
 
 
 class Stream(Protocol):

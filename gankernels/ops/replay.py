@@ -17,6 +17,7 @@ from gankernels.backends import backend_of, get
 from gankernels.backends import recording as capture
 from gankernels.ops.conv import conv_algorithm
 from gankernels.ops.epilogue import fusion
+from gankernels.ops.random import Generator
 
 __all__ = ["Replay", "again"]
 
@@ -36,11 +37,14 @@ class Replay:
     Parameters
     ----------
     function : callable
-        function(*tensors) -> Tensor, None, or tuples, lists and dicts of them; they come back outside of any graph.
+        function(*inputs) -> Tensor, None, or tuples, lists and dicts of them; they come back outside of any graph. The
+        inputs are Tensors and Generators; a Generator has moved on after the call as after the function.
     modules : iterable of Module
         Networks that the function uses: when their mode, attributes, sub-modules or parameters' arrays change, the
         function is recorded anew; with hooks it always runs itself. Values of parameters may change in any way: a
         recording reads them where they are.
+    sets_mode : bool
+        True says that the function sets the mode of the modules itself: theirs at the call does not matter.
     copy_outputs : bool
         False returns the same tensors at every call, overwritten by the next one.
     max_bytes : int
@@ -69,37 +73,32 @@ class Replay:
         function: Callable[..., Any],
         modules: Iterable[Any] = (),
         *,
+        sets_mode: bool = False,
         copy_outputs: bool = True,
         max_bytes: int = 256 << 20,
         beside: Replay | None = None,
     ) -> None:
         self.function, self.modules = function, list(modules)
-        self.copy_outputs, self.max_bytes = copy_outputs, max_bytes
+        self.sets_mode, self.copy_outputs, self.max_bytes = sets_mode, copy_outputs, max_bytes
         self._memory: dict[str, Any] = {} if beside is None else beside._memory  # by backend
-        self._running = threading.Lock() if beside is None else beside._running  # one at a time may use the memory
+        self._running: Any = threading.Lock() if beside is None else beside._running  # one at a time may use the memory
         self.reason: str | None = "it has not been called"
         self._programs: dict[Any, _Program] = {}
 
     def __call__(self, *inputs: Any) -> Any:
-        for t in inputs:
-            if not isinstance(t, Tensor):
-                raise TypeError(f"Replay: the inputs must be Tensors, got {type(t).__name__}")
-        key = (
-            tuple((t.data.shape, t.data.dtype.char, t.requires_grad) for t in inputs),
-            conv_algorithm(), fusion(), is_recording(),
-        )  # fmt: skip
+        key = (*map(_kind, inputs), conv_algorithm(), fusion(), is_recording())
         if capture.active is not None and capture.mine() is not None:
             return self._itself("it is part of another recording", inputs)
         if not self._running.acquire(blocking=False):
             return self._itself("another thread runs it", inputs)
         try:
             program = self._programs.get(key)
-            if program is None or not program.fits():
+            if program is None or not program.fits(inputs):
                 if program is None and len(self._programs) >= _MAX_PROGRAMS:
                     return self._itself(
                         f"it was called with {_MAX_PROGRAMS} other combinations of shapes and modes", inputs
                     )
-                program = self._programs[key] = _Program(self.modules, self.max_bytes, self._memory, inputs)
+                program = self._programs[key] = _Program(self, inputs)
             if program.refusal is not None:
                 return self._itself(program.refusal, inputs)
             stage = program.stage
@@ -109,7 +108,7 @@ class Replay:
         finally:
             self._running.release()
 
-    def _itself(self, reason: str, inputs: Sequence[Tensor]) -> Any:
+    def _itself(self, reason: str, inputs: Sequence[Any]) -> Any:
         self.reason = reason
         return self.function(*inputs)
 
@@ -117,25 +116,27 @@ class Replay:
 class _Program:
     """The recorded calls of one combination of shapes and modes."""
 
-    def __init__(self, modules: list[Any], max_bytes: int, memory: dict[str, Any], inputs: Sequence[Tensor]) -> None:
-        self.max_bytes, self.memory = max_bytes, memory
-        self.backend = backend_of(inputs[0].data) if inputs else get()
+    def __init__(self, replay: Replay, inputs: Sequence[Any]) -> None:
+        self.max_bytes, self.memory = replay.max_bytes, replay._memory
+        tensors = [t for t in inputs if isinstance(t, Tensor)]
+        self.backend = backend_of(tensors[0].data) if tensors else get()
         self.first: capture.Capture | None = None
         self.ready: capture.Capture | None = None
         self.refusal: str | None = None
         self.outputs: Any = None
         if not hasattr(self.backend, "Recording"):
             self.refusal = f"calls of the backend {self.backend.name!r} cannot be recorded"
-        elif any(t.requires_grad for t in inputs):
+        elif any(t.requires_grad for t in tensors):
             self.refusal = "an input requires a gradient"
         else:
-            self.inputs = [Tensor(self.backend.empty(t.shape, t.dtype)) for t in inputs]
-        found = [m for module in modules for m in module.modules()]
-        self._modes = [(m, m.training, m._changes) for m in found]
+            self.inputs = [_own(self.backend, given) for given in inputs]
+        found = [m for module in replay.modules for m in module.modules()]
+        self._modes = [] if replay.sets_mode else [(m, m.training) for m in found]
+        self._attributes = [(m, m._changes) for m in found]
         self._hooked = [m for m in found if m._before or m._after]
         if self._hooked:
             self.refusal = f"{type(self._hooked[0]).__name__} has hooks"
-        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        tensors = [t for module in replay.modules for t in (*module.parameters(), *module.buffers())]
         self._arrays = [(t, t.data, t.requires_grad) for t in tensors]
 
     @property
@@ -145,10 +146,13 @@ class _Program:
             return None
         return "it is being recorded" if self.first is None else "it is being recorded a second time"
 
-    def fits(self) -> bool:
+    def fits(self, inputs: Sequence[Any]) -> bool:
         """Modes, attributes, hooks, arrays and seeds are those of the recording."""
-        for m, training, changes in self._modes:
-            if m.training is not training or m._changes != changes or ((m._before or m._after) and not self._hooked):
+        for m, training in self._modes:
+            if m.training is not training:
+                return False
+        for m, changes in self._attributes:
+            if m._changes != changes or ((m._before or m._after) and not self._hooked):
                 return False
         for m in self._hooked:
             if not (m._before or m._after):
@@ -156,19 +160,34 @@ class _Program:
         for t, array, wanted in self._arrays:
             if t.data is not array or t.requires_grad is not wanted:
                 return False
-        return self.ready is None or all(s.seed == seed for s, seed, _, _ in self.ready.streams())
-
-    def run(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+        recorded = self.ready or self.first
+        if recorded is None:
+            return True
         for own, given in zip(self.inputs, inputs, strict=True):
-            self.backend.copy(given.data, own.data)
-        if self.ready is None:
-            return self._record(function)
+            if type(own) is Generator:
+                own.seed = given.seed
+        return all(s.seed == seed for s, seed, _, _ in recorded.counters.values())
+
+    def run(self, function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+        for own, given in zip(self.inputs, inputs, strict=True):
+            if type(own) is Tensor:
+                self.backend.copy(given.data, own.data)
+            else:
+                own.seed, own.offset = given.seed, given.offset
+        try:
+            return self._record(function) if self.ready is None else self._replay(self.ready)
+        finally:
+            for own, given in zip(self.inputs, inputs, strict=True):
+                if type(own) is Generator:
+                    given.offset = own.offset
+
+    def _replay(self, ready: capture.Capture) -> Any:
         shifts = []
-        for stream, seed, first, after in self.ready.streams():
+        for stream, seed, first, after in ready.counters.values():
             shifts.append((seed, (stream.offset - first) % 2**64))
             stream.offset += after - first
-        begin, recording = 0, self.ready.recording
-        for end, step in self.ready.steps:
+        begin, recording = 0, ready.recording
+        for end, step in ready.steps:
             recording.run(begin, end, shifts)
             step()
             begin = end
@@ -180,7 +199,7 @@ class _Program:
             self.memory[self.backend.name] = self.backend.Memory()
         this = capture.Capture(self.backend.Recording(self.memory[self.backend.name]))
         with capture.capturing(this):
-            outputs = function(*(Tensor(t.data) for t in self.inputs))
+            outputs = function(*(Tensor(own.data) if type(own) is Tensor else own for own in self.inputs))
             outputs = _mapped(_detached, outputs)
         self.refusal = this.problem or self._not_computed(outputs, this.recording) or self._too_large()
         if self.refusal is None and self.first is not None:
@@ -194,7 +213,8 @@ class _Program:
 
     def _not_computed(self, outputs: Any, recording: Any) -> str | None:
         for t in _tensors(outputs):
-            if not recording.computed(t.data) and not any(t.data is own.data for own in self.inputs):
+            owned = (own.data for own in self.inputs if type(own) is Tensor)
+            if not recording.computed(t.data) and not any(t.data is data for data in owned):
                 return f"an output of shape {t.shape} was not computed by a kernel"
         return None
 
@@ -203,6 +223,20 @@ class _Program:
         if size <= self.max_bytes:
             return None
         return f"its arrays take {size >> 20} MiB, more than max_bytes={self.max_bytes}; Python's part is small then"
+
+
+def _kind(given: Any) -> Any:
+    """What has to be the same for the next call of a program."""
+    if isinstance(given, Tensor):
+        return given.data.shape, given.data.dtype.char, given.requires_grad
+    if isinstance(given, Generator):
+        return None
+    raise TypeError(f"Replay: the inputs must be Tensors and Generators, got {type(given).__name__}")
+
+
+def _own(backend: Any, given: Any) -> Any:
+    """What stands for an input in a program."""
+    return Tensor(backend.empty(given.shape, given.dtype)) if isinstance(given, Tensor) else Generator()
 
 
 def _tensors(outputs: Any) -> Iterable[Tensor]:
