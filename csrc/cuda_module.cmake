@@ -7,6 +7,7 @@ set(GK_CUDA_KERNELS
     csrc/cuda/conv_folded.cu
     csrc/cuda/conv_im2col.cu
     csrc/cuda/conv_implicit.cu
+    csrc/cuda/counters.cu
     csrc/cuda/gather.cu
     csrc/cuda/gemm.cu
     csrc/cuda/local_conv.cu
@@ -20,7 +21,7 @@ set(GK_CUDA_KERNELS
     csrc/cuda/upsample.cu
     csrc/cuda/upsample_conv.cu
     csrc/cuda/window.cu)
-set(GK_CUDA_HOST csrc/bindings/module_cuda.cpp csrc/cuda/memory.cpp)
+set(GK_CUDA_HOST csrc/bindings/device_record.cpp csrc/bindings/module_cuda.cpp csrc/cuda/memory.cpp)
 option(GANKERNELS_WERROR "warnings are errors" OFF)
 set(warnings -Wall -Wextra -Werror=return-type)
 if(GANKERNELS_WERROR)

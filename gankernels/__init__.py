@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from gankernels import nn, ops, optim
+from gankernels._device import empty_cache, memory_stats, reset_peak_memory, set_memory_limit, synchronize
 from gankernels._warmup import warmup
 from gankernels.autograd import Tensor, enable_grad, grad, is_recording, no_grad
 from gankernels.backends import DeviceError, device, set_default_device
 from gankernels.backends import default_device as get_default_device
-from gankernels.backends.cpu import empty_cache, memory_stats, num_threads, set_num_threads
+from gankernels.backends.cpu import num_threads, set_num_threads
 from gankernels.nn.fusion import fusion, set_fusion
 from gankernels.ops import (
     ConvPlan,
@@ -154,9 +155,11 @@ __all__ = [
     "randn",
     "relu",
     "repeat",
+    "reset_peak_memory",
     "set_conv_algorithm",
     "set_default_device",
     "set_fusion",
+    "set_memory_limit",
     "set_num_threads",
     "sigmoid",
     "sin",
@@ -166,6 +169,7 @@ __all__ = [
     "stack",
     "std",
     "sum",
+    "synchronize",
     "tanh",
     "tensor",
     "tile",

@@ -1,6 +1,7 @@
 """What this copy of gankernels consists of and runs on, made to be pasted: `python -m gankernels.info [--json]`.
 
-No path, user name or host name appears in it, and nothing is started: no GPU is opened, no optional package imported.
+No path, user name or host name appears in it, and nothing is started: the driver is asked about GPUs, but none is put
+to work, and no optional package is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 import gankernels
 from gankernels import backends
-from gankernels.backends import registry
+from gankernels.backends import driver, registry
 
 __all__ = ["OPTIONAL", "collect", "main", "text"]
 
@@ -42,8 +43,9 @@ def collect() -> dict[str, Any]:
     -------
     dict
         "versions", "build", "devices" (None or why not, for each device), "kernels" (which backend serves each on each
-        device, and why), "isa", "threads", "conv_algorithm", "conv_plans" (the path of every pass of some layers),
-        "optional" (version, or None with the command that installs it) and "environment".
+        device, and why), "cuda" (device, driver, embedded code), "isa", "threads", "conv_algorithm", "conv_plans" (the
+        path of every pass of some layers), "optional" (version, or None with the command that installs it) and
+        "environment".
     """
     from gankernels.backends import cpu
 
@@ -61,12 +63,43 @@ def collect() -> dict[str, Any]:
             for device in ("cpu", "cuda")
         },
         "kernels": registry.served(),
+        "cuda": _cuda(),
         "isa": {"compiled": list(cpu.isa_compiled()), "present": list(cpu.isa_present()), "chosen": cpu.isa()},
         "threads": {"used": cpu.num_threads(), "cores": _cores()},
         "conv_algorithm": gankernels.conv_algorithm(),
         "conv_plans": _conv_plans(),
         "optional": {name: _optional(name) for name in OPTIONAL},
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    """Which device serves "cuda", what the driver offers, and for which devices the compiled module holds code."""
+    module: Any = backends.get("cuda") if backends.why_not("cuda") is None else None
+    said = module.device_info() if hasattr(module, "device_info") else {}
+    device = {
+        key: said[key] for key in ("name", "compute_capability", "multiprocessors", "memory_bytes") if key in said
+    }
+    return {
+        "device": device or (driver.gpus()[0] if module is not None and driver.gpus() else None),
+        "emulated": bool(said.get("emulated", False)),
+        "driver": {"version": driver.version(), "problem": driver.problem(), "gpus": driver.gpus()},
+        "embedded": _embedded(),
+        "backends": {kind: backends.cuda_backend(kind)[1] for kind in backends.CUDA_BACKENDS},
+    }
+
+
+def _embedded() -> dict[str, Any]:
+    """Of the compiled module: machine code by architecture, and PTX, which newer devices compile at its first use."""
+    try:
+        built = importlib.import_module("gankernels._build_info")
+    except ModuleNotFoundError:
+        return {"machine_code": [], "ptx": []}
+    names = built.cuda_archs.split(";") if built.cuda_archs else []
+    parts = [name.partition("-") for name in names]
+    return {
+        "machine_code": [f"sm_{number}" for number, _, kind in parts if kind != "virtual"],
+        "ptx": [f"compute_{number}" for number, _, kind in parts if kind != "real"],
     }
 
 
@@ -131,6 +164,7 @@ def text(report: dict[str, Any]) -> str:
         f"  cuda  yes  ({_said(report, 'GANKERNELS_CUDA_BACKEND')})"
         if report["devices"]["cuda"]["usable"]
         else f"  cuda  no: {report['devices']['cuda']['why_not']}",
+        *_device_lines(report["cuda"]),
         *_serving(report["kernels"]),
         "",
         "processor",
@@ -151,6 +185,29 @@ def text(report: dict[str, Any]) -> str:
         state = found["version"] or f"absent; {found['install']}"
         lines.append(f"  {name:<12} {found['purpose']:<21} {state}")
     return "\n".join(lines)
+
+
+def _device_lines(cuda: dict[str, Any]) -> list[str]:
+    device, found, code = cuda["device"], cuda["driver"], cuda["embedded"]
+    lines = []
+    if device is not None:
+        lines.append(
+            f"        {device['name']}, compute capability {device['compute_capability']}, "
+            f"{device['multiprocessors']} multiprocessors, {device['memory_bytes'] / 2**30:.1f} GiB"
+        )
+    lines.append(
+        f"        driver: {found['problem']}"
+        if found["problem"]
+        else f"        driver for CUDA {found['version']}: {', '.join(gpu['name'] for gpu in found['gpus'])}"
+    )
+    if cuda["emulated"]:
+        lines.append("        compiled module: for the emulator, which runs on the processor, for tests")
+    elif code["machine_code"]:
+        newer = f", PTX {', '.join(code['ptx'])} for newer ones" if code["ptx"] else ""
+        lines.append(f"        compiled module: machine code for {', '.join(code['machine_code'])}{newer}")
+    else:
+        lines.append("        compiled module: not built")
+    return lines
 
 
 def _serving(kernels: dict[str, Any]) -> list[str]:

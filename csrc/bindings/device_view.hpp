@@ -72,17 +72,3 @@ struct type_caster<gk::View<T>> {
 };
 
 }  // namespace pybind11::detail
-
-// Registers a kernel for float and double, with the interpreter lock released while it runs.
-#define GK_BIND(module, name)                                                          \
-  module.def(#name, &gk::cuda::name<float>, py::call_guard<py::gil_scoped_release>()); \
-  module.def(#name, &gk::cuda::name<double>, py::call_guard<py::gil_scoped_release>())
-// The same for indices and masks, after the floats: overloads are tried in this order.
-#define GK_BIND_INTEGERS(module, name)                                                   \
-  module.def(#name, &gk::cuda::name<int64_t>, py::call_guard<py::gil_scoped_release>()); \
-  module.def(#name, &gk::cuda::name<bool>, py::call_guard<py::gil_scoped_release>())
-#define GK_BIND_FROM(module, name, S)                                                       \
-  module.def(#name, &gk::cuda::name<S, float>, py::call_guard<py::gil_scoped_release>());   \
-  module.def(#name, &gk::cuda::name<S, double>, py::call_guard<py::gil_scoped_release>());  \
-  module.def(#name, &gk::cuda::name<S, int64_t>, py::call_guard<py::gil_scoped_release>()); \
-  module.def(#name, &gk::cuda::name<S, bool>, py::call_guard<py::gil_scoped_release>())

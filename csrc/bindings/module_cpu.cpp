@@ -4,7 +4,12 @@
 #include "../cpu/epilogue.hpp"
 #include "../cpu/kernels.hpp"
 #include "../cpu/parallel.hpp"
+#include "numpy_view.hpp"
 #include "record.hpp"
+
+namespace gk {
+void bind_memory(py::module_& m);  // the functions that make arrays and recordings
+}
 
 namespace {
 
@@ -22,6 +27,7 @@ py::tuple conv_plan(const gk::ConvGeometry& g, int slot, gk::ConvAlgorithm asked
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   using namespace gk;
+  namespace kernels = gk::cpu;
   m.doc() = "CPU kernels of gankernels; called by gankernels.backends.cpu only";
 
   GK_BIND(m, conv);

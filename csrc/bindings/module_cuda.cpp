@@ -2,7 +2,7 @@
 // gankernels.backends.DeviceArray; importing this opens no driver.
 #include "../cuda/kernels.hpp"
 #include "../cuda/memory.hpp"
-#include "device_view.hpp"
+#include "device_record.hpp"
 #if defined(GK_EMULATED)
 #include "../cuda/emulator/machine.hpp"
 #endif
@@ -54,6 +54,7 @@ py::dict device() {
 
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   using namespace gk;
+  namespace kernels = gk::cuda;
   m.doc() = "CUDA kernels of gankernels; called by gankernels.backends.cuda only";
   py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
   py::register_exception<cuda::OutOfMemory>(m, "OutOfMemoryError", PyExc_MemoryError);
@@ -97,7 +98,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   GK_BIND_FROM(m, cast, bool);
 
   GK_BIND(m, sum);
-  m.def("sum", &cuda::sum<int64_t>, py::call_guard<py::gil_scoped_release>());
+  bind_kernel(m, "sum", &cuda::sum<int64_t>);
   GK_BIND(m, softmax);
   GK_BIND(m, log_softmax);
 
@@ -121,12 +122,13 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NativeView>(m, "NativeView", "a DeviceArray as kernels see it");
   py::class_<PyBuffer>(m, "Buffer", "device memory of one array")
-      .def(py::init([](size_t bytes) { return PyBuffer{std::make_shared<cuda::Buffer>(bytes)}; }), unlocked)
+      .def(py::init([](size_t bytes) { return PyBuffer{DeviceRecording::buffer(bytes)}; }), unlocked)
       .def_property_readonly("ptr", &PyBuffer::ptr)
       .def_property_readonly("nbytes", [](const PyBuffer& b) { return b.memory->bytes(); })
       .def_property_readonly("host", &PyBuffer::host)
       .def_property_readonly("stream", [](const PyBuffer&) { return cuda::stream_number(); });
 
+  bind_device_recording(m);
   m.def(
       "upload",
       [](std::uintptr_t device, std::uintptr_t host, size_t bytes) {
@@ -153,6 +155,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
 
 #if defined(GK_EMULATED)
   m.def("emulator_seed", &emulator::set_seed, "the order of threads; 0: as numbered");
+  m.def("emulator_refuse_graphs", &emulator::refuse_graphs, "let no graph be captured from now on, or again");
   m.def("emulator_checks", &emulator::set_checks, "bounds and races");
   m.def("emulator_barriers", &emulator::barriers, "every __syncthreads reached so far, as file:line");
   m.def("emulator_skip_barrier", &emulator::skip_barrier, "run as if that line were removed; '' skips none");

@@ -2,10 +2,11 @@
 // numbers from later counters. Arrays made meanwhile live in memory that belongs to the recording.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <map>
-#include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -13,8 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "../cpu/memory.hpp"
-#include "numpy_view.hpp"
+#include "convert.hpp"
 
 namespace gk {
 
@@ -53,10 +53,8 @@ class Recording {
   struct Call {
     std::string kernel, signature;  // equal signatures: the same work on the same arrays
     std::function<void(const Shifts&)> run;
+    std::optional<std::uint64_t> seed;  // of the random numbers that it draws
   };
-
-  // Recordings may share memory if they never run at the same time: what one leaves behind, its outputs, stays leased.
-  explicit Recording(std::shared_ptr<cpu::MemoryPool> memory) : memory_(std::move(memory)) {}
 
   // The recording that calls of this thread are added to, if any.
   static Recording*& active() {
@@ -64,9 +62,13 @@ class Recording {
     return recording;
   }
 
-  const std::shared_ptr<cpu::MemoryPool>& memory() const { return memory_; }
   const std::vector<Call>& calls() const { return calls_; }
-  const std::string& problem() const { return problem_; }
+  // The seeds that calls draw from.
+  std::vector<std::uint64_t> seeds() const {
+    std::vector<std::uint64_t> found;
+    for (const auto& [seed, counter] : first_counter_) found.push_back(seed);
+    return found;
+  }
 
   // Blocks that were there before end where the new one begins.
   void note_block(const void* data, std::size_t capacity) {
@@ -80,7 +82,7 @@ class Recording {
     using Values = std::tuple<std::remove_cv_t<std::remove_reference_t<A>>...>;
     constexpr std::size_t n = sizeof...(A);
     constexpr bool draws = ends_with_counter<Values>();
-    Call call{kernel, kernel, nullptr};
+    Call call{kernel, kernel, nullptr, std::nullopt};
     const Values values(plain(a)...);
     (describe(kernel, call.signature, a), ...);
     (note_written(a), ...);
@@ -89,6 +91,7 @@ class Recording {
       const std::uint64_t first = first_counter_.emplace(seed, counter).first->second;
       call.signature.resize(call.signature.size() - sizeof counter);
       append(call.signature, counter - first);
+      call.seed = seed;
       call.run = [f, values, seed](const Shifts& shifts) {
         Values moved = values;
         for (const auto& [of, by] : shifts)
@@ -101,10 +104,25 @@ class Recording {
     calls_.push_back(std::move(call));
   }
 
-  // Were the elements of the array computed by recorded calls?
-  bool computed(const py::array& array) const {
-    const Place place = find(static_cast<const char*>(array.data()));
-    return array.size() == 0 || (place.block >= 0 && written_.count(place.block) != 0);
+  // Was what lies there computed by recorded calls?
+  bool computed(const void* data) const {
+    const Place place = find(static_cast<const char*>(data));
+    return place.block >= 0 && written_.count(place.block) != 0;
+  }
+
+  // Why the second recording is not a repetition of this one, or "".
+  std::string difference(const Recording& second) const {
+    for (const Recording* recording : {this, &second})
+      if (!recording->problem_.empty()) return recording->problem_;
+    const auto &a = calls_, &b = second.calls_;
+    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+      if (a[i].kernel != b[i].kernel)
+        return "call " + std::to_string(i) + " was " + a[i].kernel + ", then " + b[i].kernel;
+      if (a[i].signature != b[i].signature)
+        return "call " + std::to_string(i) + ", " + a[i].kernel + ", had other arrays or numbers the second time";
+    }
+    if (a.size() != b.size()) return std::to_string(a.size()) + " kernels ran, then " + std::to_string(b.size());
+    return "";
   }
 
   void run(std::size_t begin, std::size_t end, const Shifts& shifts) const {
@@ -169,7 +187,6 @@ class Recording {
     s.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
 
-  std::shared_ptr<cpu::MemoryPool> memory_;
   std::map<const char*, std::pair<std::size_t, std::int64_t>> blocks_;  // by address: capacity, number
   std::int64_t next_block_ = 0;
   std::set<std::int64_t> written_;
@@ -189,21 +206,35 @@ void bind_kernel(py::module_& m, const char* name, void (*f)(A...)) {
   });
 }
 
-// Registers the functions that make arrays and recordings.
-void bind_memory(py::module_& m);
+// Registers a module's kind of recording; the module adds how it is made and run.
+template <class R>
+py::class_<R> bind_recording(py::module_& m) {
+  return py::class_<R>(m, "Recording", "kernel calls of this thread between start() and stop()")
+      .def("start", [](R& r) { Recording::active() = &r; })
+      .def("stop", [](R&) { Recording::active() = nullptr; })
+      .def("__len__", [](const R& r) { return r.calls().size(); })
+      .def("kernels",
+           [](const R& r) {
+             std::vector<std::string> names;
+             for (const auto& call : r.calls()) names.push_back(call.kernel);
+             return names;
+           })
+      .def("difference", [](const R& first, const R& second) { return first.difference(second); });
+}
 
-#define GK_BIND(module, name)                    \
-  bind_kernel(module, #name, &cpu::name<float>); \
-  bind_kernel(module, #name, &cpu::name<double>)
+// The module says whose kernels: `namespace kernels = cpu;`
+#define GK_BIND(module, name)                        \
+  bind_kernel(module, #name, &kernels::name<float>); \
+  bind_kernel(module, #name, &kernels::name<double>)
 // The same for indices and masks, after the floats: overloads are tried in this order.
-#define GK_BIND_INTEGERS(module, name)             \
-  bind_kernel(module, #name, &cpu::name<int64_t>); \
-  bind_kernel(module, #name, &cpu::name<bool>)
-#define GK_BIND_FROM(module, name, S)                 \
-  bind_kernel(module, #name, &cpu::name<S, float>);   \
-  bind_kernel(module, #name, &cpu::name<S, double>);  \
-  bind_kernel(module, #name, &cpu::name<S, int64_t>); \
-  bind_kernel(module, #name, &cpu::name<S, bool>)
+#define GK_BIND_INTEGERS(module, name)                 \
+  bind_kernel(module, #name, &kernels::name<int64_t>); \
+  bind_kernel(module, #name, &kernels::name<bool>)
+#define GK_BIND_FROM(module, name, S)                     \
+  bind_kernel(module, #name, &kernels::name<S, float>);   \
+  bind_kernel(module, #name, &kernels::name<S, double>);  \
+  bind_kernel(module, #name, &kernels::name<S, int64_t>); \
+  bind_kernel(module, #name, &kernels::name<S, bool>)
 
 }  // namespace gk
 

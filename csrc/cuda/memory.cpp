@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
-#include <mutex>
-#include <vector>
+#include <utility>
 
 namespace gk::cuda {
 namespace {
@@ -32,7 +30,7 @@ class Cache {
   void* take(size_t bytes, size_t* block) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const size_t wanted = block_size(bytes);
-    void* p = cached(wanted, block);
+    void* p = free_.take(wanted, block);
     if (!p) p = fresh(wanted, bytes, block);
     stats_.in_use += bytes;
     stats_.peak_in_use = std::max(stats_.peak_in_use, stats_.in_use);
@@ -47,7 +45,7 @@ class Cache {
     memory_taken_back(p, bytes);
     stats_.in_use -= bytes;
     --stats_.live_arrays;
-    free_[block].push_back(p);
+    free_.put(p, block);
   }
 
   void empty() {
@@ -70,18 +68,6 @@ class Cache {
   }
 
  private:
-  // The smallest free block that is large enough and not a quarter larger.
-  void* cached(size_t wanted, size_t* block) {
-    for (auto it = free_.lower_bound(wanted); it != free_.end() && it->first <= wanted + wanted / 4; ++it) {
-      if (it->second.empty()) continue;
-      void* p = it->second.back();
-      it->second.pop_back();
-      *block = it->first;
-      return p;
-    }
-    return nullptr;
-  }
-
   void* fresh(size_t wanted, size_t bytes, size_t* block) {
     void* p = from_device(wanted);
     if (!p) {
@@ -104,12 +90,12 @@ class Cache {
   }
 
   void release_all() {
-    for (auto& [block, addresses] : free_)
+    for (auto& [block, addresses] : free_.all())
       for (void* p : addresses) {
         device_release(p, block);
         stats_.reserved -= block;
       }
-    free_.clear();
+    free_.all().clear();
   }
 
   std::string refusal(size_t bytes) const {
@@ -126,7 +112,7 @@ class Cache {
   }
 
   std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> free_;
+  FreeBlocks free_;
   MemoryStatistics stats_;
 };
 
@@ -134,6 +120,8 @@ Cache& cache() {
   static auto* c = new Cache;  // never destroyed: arrays may be given back while Python ends
   return *c;
 }
+
+thread_local std::shared_ptr<Arena> t_arena;
 
 // Two pinned buffers: one is filled or read by the host while the device reads or fills the other.
 class Staging {
@@ -170,11 +158,56 @@ void empty_cache() {
   cache().empty();
 }
 
-Buffer::Buffer(size_t bytes) : bytes_(bytes) {
-  if (bytes > 0) address_ = cache().take(bytes, &block_);
+void* FreeBlocks::take(size_t wanted, size_t* block) {
+  for (auto it = free_.lower_bound(wanted); it != free_.end() && it->first <= wanted + wanted / 4; ++it) {
+    if (it->second.empty()) continue;
+    void* p = it->second.back();
+    it->second.pop_back();
+    *block = it->first;
+    return p;
+  }
+  return nullptr;
+}
+
+void* Arena::take(size_t bytes, size_t* block) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const size_t wanted = block_size(bytes);
+  if (void* p = free_.take(wanted, block)) {
+    memory_handed_out(p, *block);
+    return p;
+  }
+  Kept kept{nullptr, wanted, 0};
+  kept.address = cache().take(wanted, &kept.block);
+  kept_.push_back(kept);
+  *block = wanted;
+  return kept.address;
+}
+void Arena::give_back(void* p, size_t block) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  free_.put(p, block);
+}
+size_t Arena::bytes() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  size_t sum = 0;
+  for (const Kept& kept : kept_) sum += kept.bytes;
+  return sum;
+}
+Arena::~Arena() {
+  for (const Kept& kept : kept_) cache().give_back(kept.address, kept.bytes, kept.block);
+}
+
+FromArena::FromArena(std::shared_ptr<Arena> arena) : before_(std::move(arena)) { std::swap(before_, t_arena); }
+FromArena::~FromArena() { std::swap(before_, t_arena); }
+
+Buffer::Buffer(size_t bytes) : arena_(t_arena), bytes_(bytes) {
+  if (bytes > 0) address_ = arena_ ? arena_->take(bytes, &block_) : cache().take(bytes, &block_);
 }
 Buffer::~Buffer() {
-  if (address_) cache().give_back(address_, bytes_, block_);
+  if (!address_) return;
+  if (arena_)
+    arena_->give_back(address_, block_);
+  else
+    cache().give_back(address_, bytes_, block_);
 }
 
 void upload(void* device, const void* host, size_t bytes) {

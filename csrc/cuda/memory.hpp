@@ -4,9 +4,12 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "runtime.hpp"
 
@@ -29,6 +32,49 @@ void set_memory_limit(size_t bytes);
 // Gives what no array uses back to the device.
 void empty_cache();
 
+// Free blocks by size.
+class FreeBlocks {
+ public:
+  // The smallest that is large enough and not a quarter larger, or null; its size.
+  void* take(size_t wanted, size_t* block);
+  void put(void* p, size_t block) { free_[block].push_back(p); }
+  std::map<size_t, std::vector<void*>>& all() { return free_; }
+
+ private:
+  std::map<size_t, std::vector<void*>> free_;
+};
+
+// Memory that a recording keeps for its life: a graph names addresses, which nobody else may use between two launches.
+class Arena {
+ public:
+  Arena() = default;
+  ~Arena();  // to the cache
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  void* take(size_t bytes, size_t* block);
+  void give_back(void* p, size_t block);
+  size_t bytes();  // all that it keeps
+
+ private:
+  struct Kept {
+    void* address;
+    size_t bytes, block;
+  };
+  std::mutex mutex_;
+  FreeBlocks free_;
+  std::vector<Kept> kept_;
+};
+
+// While it exists, this thread's buffers come from an arena; null: from the cache.
+class FromArena {
+ public:
+  explicit FromArena(std::shared_ptr<Arena> arena);
+  ~FromArena();
+
+ private:
+  std::shared_ptr<Arena> before_;
+};
+
 // Memory of one array, given back when this goes.
 class Buffer {
  public:
@@ -38,8 +84,10 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   void* address() const { return address_; }
   size_t bytes() const { return bytes_; }
+  size_t block() const { return block_; }  // bytes that it occupies
 
  private:
+  std::shared_ptr<Arena> arena_;
   void* address_ = nullptr;
   size_t bytes_ = 0, block_ = 0;
 };

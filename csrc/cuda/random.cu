@@ -2,6 +2,7 @@
 // block of four words for four elements (two doubles). Bits of uniform and dropout as on the CPU; dropout stores no
 // mask.
 #include "../core/philox.hpp"
+#include "counters.cuh"
 #include "kernels.hpp"
 #include "launch.cuh"
 #include "views.cuh"
@@ -80,12 +81,12 @@ struct Normal {
 
 template <class T, class Draw>
 __global__ void __launch_bounds__(kThreads)
-    draw_kernel(Draw draw, Axes<1> axes, bool packed, uint32_t n, uint64_t seed, uint64_t block, T* y) {
+    draw_kernel(Draw draw, Axes<1> axes, bool packed, uint32_t n, uint64_t seed, Counter counter, T* y) {
   constexpr int W = Draw::kPerBlock;
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, first = i * W;
   if (first >= n) return;
   Pack<T, W> pack;
-  draw(philox(seed, block + i), pack.value);
+  draw(philox(seed, counter.value() + i), pack.value);
   if (packed && first + W <= n) return store_pack<W>(y + first, pack);
   GK_UNROLL
   for (int j = 0; j < W; ++j) {
@@ -98,10 +99,10 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) dropout_kernel(Axes<2> axes, bool packed, uint32_t n, uint32_t threshold,
-                                                           T scale, uint64_t seed, uint64_t block, const T* x, T* y) {
+                                                           T scale, uint64_t seed, Counter counter, const T* x, T* y) {
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, first = i * 4;
   if (first >= n) return;
-  const Words w = philox(seed, block + i);
+  const Words w = philox(seed, counter.value() + i);
   const auto kept = [&](int j, T value) { return (w.word[j] >> 8) >= threshold ? value * scale : T(0); };
   if (packed && first + 4 <= n) {
     constexpr int W = kPackSize<T>;
@@ -139,7 +140,7 @@ void draw(const Draw& f, View<T> y, uint64_t seed, uint64_t offset) {
   const int64_t n = checked_size(axes.size());
   const bool packed = axes.rank == 1 && axes.stride[0][0] == 1 && is_aligned(y.data);
   launch({blocks_for(n, int64_t(kThreads) * Draw::kPerBlock), kThreads}, draw_kernel<T, Draw>, f, axes.device(), packed,
-         static_cast<uint32_t>(n), seed, offset, y.data);
+         static_cast<uint32_t>(n), seed, counter(offset), y.data);
 }
 
 }  // namespace
@@ -164,7 +165,7 @@ void dropout(View<const T> x, View<T> y, double p, uint64_t seed, uint64_t offse
   const bool packed =
       axes.rank == 1 && axes.stride[0][0] == 1 && axes.stride[1][0] == 1 && is_aligned(y.data) && is_aligned(x.data);
   launch({blocks_for(n, int64_t(kThreads) * 4), kThreads}, dropout_kernel<T>, axes.device(), packed,
-         static_cast<uint32_t>(n), threshold, scale, seed, offset, x.data, y.data);
+         static_cast<uint32_t>(n), threshold, scale, seed, counter(offset), x.data, y.data);
 }
 
 #define GK_INSTANTIATE(T)                                       \

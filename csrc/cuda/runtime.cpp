@@ -13,6 +13,24 @@ struct Event {
   ~Event() { cudaEventDestroy(event); }
 };
 
+struct Stream {
+  cudaStream_t stream = nullptr;
+  Stream() { check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", GK_HERE); }
+  ~Stream() { cudaStreamDestroy(stream); }
+};
+
+thread_local cudaStream_t t_capturing = nullptr;  // takes this thread's work instead, while a graph is made
+
+// Asking the device for memory is allowed while this thread captures: the graph contains nothing of it.
+class Uncaptured {
+ public:
+  Uncaptured() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~Uncaptured() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 cudaStream_t stream_of(std::uintptr_t number) { return reinterpret_cast<cudaStream_t>(number); }
 
 void order(cudaStream_t first, cudaStream_t second) {
@@ -69,6 +87,7 @@ DeviceInfo device_info() {
 bool is_emulated() { return false; }
 
 void* device_allocate(size_t bytes) {
+  const Uncaptured here;
   void* p = nullptr;
   const cudaError_t code = cudaMalloc(&p, bytes);
   if (code == cudaErrorMemoryAllocation) {
@@ -78,8 +97,12 @@ void* device_allocate(size_t bytes) {
   check(code, "cudaMalloc", GK_HERE);
   return p;
 }
-void device_release(void* address, size_t) { cudaFree(address); }  // at exit the driver may be gone: not an error
+void device_release(void* address, size_t) {
+  const Uncaptured here;
+  cudaFree(address);  // at exit the driver may be gone: not an error
+}
 void device_memory(size_t* free_bytes, size_t* total_bytes) {
+  const Uncaptured here;
   check(cudaMemGetInfo(free_bytes, total_bytes), "cudaMemGetInfo", GK_HERE);
 }
 void memory_handed_out(void*, size_t) {}
@@ -116,15 +139,41 @@ void mark(int which) { check(cudaEventRecord(marker(which), cuda_stream()), "cud
 void wait_for_mark(int which) { check(cudaEventSynchronize(marker(which)), "cudaEventSynchronize", GK_HERE); }
 
 cudaStream_t cuda_stream() {
-  static const cudaStream_t stream = [] {
-    cudaStream_t s = nullptr;
-    check(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "cudaStreamCreateWithFlags", GK_HERE);
-    return s;
-  }();
-  return stream;
+  static const auto* common = new Stream;  // never destroyed: arrays may be given back while Python ends
+  return t_capturing ? t_capturing : common->stream;
 }
 std::uintptr_t stream_number() { return reinterpret_cast<std::uintptr_t>(cuda_stream()); }
 void wait_for_stream(std::uintptr_t other) { order(stream_of(other), cuda_stream()); }
 void make_stream_wait(std::uintptr_t other) { order(cuda_stream(), stream_of(other)); }
+
+struct Graph::Parts {
+  cudaGraphExec_t executable = nullptr;
+  ~Parts() {
+    if (executable) cudaGraphExecDestroy(executable);
+  }
+};
+
+Graph::Graph(const std::function<void()>& work) : parts_(new Parts) {
+  const Stream own;
+  check(cudaStreamBeginCapture(own.stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture", GK_HERE);
+  t_capturing = own.stream;
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {
+    t_capturing = nullptr;
+    cudaStreamEndCapture(own.stream, &graph);
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();  // that the capture was broken off is no error of the next call
+    throw;
+  }
+  t_capturing = nullptr;
+  check(cudaStreamEndCapture(own.stream, &graph), "cudaStreamEndCapture", GK_HERE);
+  const cudaError_t code = cudaGraphInstantiate(&parts_->executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(code, "cudaGraphInstantiate", GK_HERE);
+}
+Graph::~Graph() = default;
+void Graph::launch() const { check(cudaGraphLaunch(parts_->executable, cuda_stream()), "cudaGraphLaunch", GK_HERE); }
 
 }  // namespace gk::cuda

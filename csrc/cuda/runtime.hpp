@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -68,6 +69,19 @@ std::uintptr_t stream_number();
 // What is queued on another library's stream comes first, or what is queued here comes before its next work.
 void wait_for_stream(std::uintptr_t other);
 void make_stream_wait(std::uintptr_t other);
+
+// Work that is started as a whole, again and again: a CUDA graph of what this thread queues in work(), which is noted
+// instead of done. CudaError if it cannot be; what other threads queue meanwhile is done as always.
+class Graph {
+ public:
+  explicit Graph(const std::function<void()>& work);
+  ~Graph();
+  void launch() const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
 
 #if defined(GK_EMULATED)
 void submit(const std::function<void()>& work);

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gankernels.backends import recording
 from gankernels.backends.device_array import DeviceArray
 from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
 
@@ -71,6 +72,10 @@ sgd_step = _kernel("sgd_step")
 adam_step = _kernel("adam_step")
 rmsprop_step = _kernel("rmsprop_step")
 lerp = _kernel("lerp")
+
+# ---- calls noted to be run again, as CUDA graphs -------------------------------------------------------------------
+Memory = _kernel("Memory")
+Recording = _kernel("Recording")
 
 
 def why_not() -> str | None:
@@ -162,6 +167,7 @@ def from_host(x: NDArray[Any]) -> DeviceArray:
 
 def to_host(x: DeviceArray) -> NDArray[Any]:
     """A copy of a device array as a NumPy array; waits for the device."""
+    recording.forbid("values of a tensor were read")
     source = contiguous(x)
     y = np.empty(x.shape, x.dtype)
     if y.size:

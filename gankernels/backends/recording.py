@@ -6,7 +6,7 @@ The backends' recordings hold the kernel calls; a Capture holds the rest that is
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,16 +97,20 @@ def drawn(stream: Any, first: int, after: int) -> None:
 
 
 @contextmanager
-def unrecorded() -> Any:
+def unrecorded() -> Iterator[None]:
     """What is made inside is made once: it outlives the recording and is not part of it."""
+    global active
     capture = mine()
-    if capture is not None:
-        capture.recording.stop()
+    if capture is None:
+        yield
+        return
+    capture.recording.stop()
+    active = None
     try:
         yield
     finally:
-        if capture is not None:
-            capture.recording.start()
+        active = capture
+        capture.recording.start()
 
 
 def again(step: Callable[[], Any]) -> Any:
@@ -114,14 +118,10 @@ def again(step: Callable[[], Any]) -> Any:
     capture = mine()
     if capture is None:
         return step()
-    global active
     capture.steps.append((len(capture.recording), step))
-    capture.recording.stop()
-    active = None
     try:
-        return step()
+        with unrecorded():
+            return step()
     finally:
-        active = capture
-        capture.recording.start()
         if any(stream.offset != after for stream, _, _, after in capture.streams()):
             forbid("a step in Python draws random numbers")

@@ -30,6 +30,7 @@ from gankernels.ops import (
     where,
 )
 from gankernels.ops import sum as total
+from gankernels.ops.replay import unrecorded
 
 __all__ = ["Auxiliary", "AuxiliaryKind", "bin_counts", "constant", "image_sum", "mape", "measured_angle"]
 
@@ -45,7 +46,8 @@ def constant(values: tuple[float, ...], beside: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _constant(values: tuple[float, ...], dtype: str, device: str) -> Tensor:
-    return tensor(values, dtype=dtype, device=device)
+    with unrecorded():
+        return tensor(values, dtype=dtype, device=device)
 
 
 def mape(estimate: Tensor, target: Tensor, epsilon: float = KERAS_EPSILON) -> Tensor:

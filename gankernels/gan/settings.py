@@ -91,6 +91,10 @@ class TrainerConfig:
     checkpoint_every: int = option(0, "steps between checkpoints beside those of validations; 0: none")
     keep_last: int = option(3, "checkpoints kept beside the best")
     log_every: int = option(10, "steps between lines of the log")
+    losses_every: int = option(
+        1,
+        "steps between readings of the losses, which look for NaN too and wait for a GPU; logged steps are always read",
+    )
     tensorboard: bool = option(False, "also write TensorBoard events")
     progress: ProgressMode = option("auto", "auto (on a terminal), on or off")
     losses: LossConfig = option(LossConfig(), "losses")
@@ -109,7 +113,9 @@ class TrainerConfig:
                 raise ValueError(f"trainer: {name} cannot be {value!r}; {closest(str(value), choices)}")
         _check("trainer", self, seed=(0, 2**64 - 1), epochs=(0, math.inf), max_seconds=(0, math.inf))
         _check(
-            "trainer", self, **dict.fromkeys(("batch", "d_steps", "g_steps", "keep_last", "log_every"), (1, math.inf))
+            "trainer",
+            self,
+            **dict.fromkeys(("batch", "d_steps", "g_steps", "keep_last", "log_every", "losses_every"), (1, math.inf)),
         )
         _check("trainer", self, **dict.fromkeys(("max_steps", "validate_every", "checkpoint_every"), (0, math.inf)))
         _check("trainer", self, ema_decay=(0, math.nextafter(1.0, 0.0)), lr_final=(0, 1), max_grad_norm=(0, math.inf))

@@ -47,7 +47,11 @@ class Updates:
     Attributes
     ----------
     losses : dict of float
-        Of the last updates, see `Trainer.losses`.
+        Of the last updates that were read, see `Trainer.losses`.
+    reading : bool
+        Whether losses are read, and checked before the weights change; that waits for a GPU.
+    refused : dict of str
+        Why updates are not run by their recorded kernel calls, by name.
     d_steps, g_steps : int
         Updates of each network so far.
     rng : dict of Generator
@@ -65,6 +69,8 @@ class Updates:
         self.g_optimizer = make_optimizer(self.g_parameters, config.g_optimizer)
         self.rng = {name: Generator(config.seed).spawn(i) for i, name in enumerate(STREAMS)}
         self.losses: dict[str, float] = {}
+        self.reading = True
+        self.refused: dict[str, str] = {}
         self.d_steps = self.g_steps = 0
         self._noted: dict[str, Tensor] = {}
         self._replays: dict[tuple[str, ...], Replay] = {}
@@ -90,7 +96,8 @@ class Updates:
             on_fake.append("penalty")
         if self.config.losses.r1 and self.d_steps % self.config.losses.r1_interval == 0:
             on_real.append("r1")
-        self.losses["d"] = 0.0
+        if self.reading:
+            self.losses["d"] = 0.0
         for parts in (on_real, on_fake) if self.config.separate_updates else (on_real + on_fake,):
             self._descend("d", self.d_optimizer, self.d_parameters, parts, real, fake)
         if self.config.losses.clip:
@@ -100,7 +107,8 @@ class Updates:
 
     def generator(self, real: Batch) -> None:
         """One update on new noise; gradients go through the discriminator, not into its weights."""
-        self.losses["g"] = 0.0
+        if self.reading:
+            self.losses["g"] = 0.0
         self._descend("g", self.g_optimizer, self.g_parameters, ["persuade"], real)
         self.g_steps += 1
 
@@ -182,11 +190,8 @@ class Updates:
 
         losses, found, noted = self._run((name, *parts), pulled, *tensors)
         gradients: Any = found or buffers
-        found_losses = items([*noted.values(), *losses])
-        self.losses.update(zip(noted, found_losses, strict=False))
-        for value in found_losses[len(noted) :]:
-            self.losses[name] += value
-        self.check(self.losses)
+        if self.reading:
+            self._read(name, noted, losses)
         if self.config.max_grad_norm:
             gradients = self._shortened(gradients)
         for p, gradient in zip(parameters, gradients, strict=True):
@@ -194,6 +199,14 @@ class Updates:
         optimizer.step()
         for p in parameters:
             p.grad = None
+
+    def _read(self, name: str, noted: Mapping[str, Tensor], losses: Sequence[Tensor]) -> None:
+        """Add an update's losses to those of the step."""
+        found = items([*noted.values(), *losses])
+        self.losses.update(zip(noted, found, strict=False))
+        for value in found[len(noted) :]:
+            self.losses[name] += value
+        self.check(self.losses)
 
     def _run(self, key: tuple[str, ...], function: Callable[..., Any], *tensors: Tensor) -> Any:
         """function(*tensors), by its recorded kernel calls where the recipe allows it; the results are overwritten."""
@@ -206,7 +219,10 @@ class Updates:
             replay = Replay(function, networks, copy_outputs=False, max_bytes=2**63, beside=beside)
             self._replays[key] = replay
         replay.function = function
-        return replay(*tensors)
+        found = replay(*tensors)
+        if replay.refusal is not None:
+            self.refused.setdefault(" + ".join(key), replay.refusal)
+        return found
 
     def _shortened(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
         norm = math.sqrt(sum(items([total(g * g) for g in gradients if g is not None])))

@@ -74,7 +74,8 @@ class Trainer:
     ----------
     step : int
     losses : dict of float
-        Of the last step: "d" and "g" as descended, "d_real", "d_fake", "g_adv", each estimate's unweighted loss.
+        Of the last step that read them: "d" and "g" as descended, "d_real", "d_fake", "g_adv", each estimate's
+        unweighted loss.
     history : list of dict
         Metrics of every validation, with their step.
     """
@@ -102,13 +103,14 @@ class Trainer:
         self.best: dict[str, float] = {}  # score and step
         self.checkpoint: Path | None = None
         self._saved_step = -1
+        self._told: set[str] = set()  # names of updates that are not replayed
         self._progress = Progress("off", None, 0, 0)
         self._log = RunLog(None)
         default_generator().manual_seed(Generator(config.seed).spawn(len(STREAMS)).seed)  # dropout
 
     @property
     def losses(self) -> dict[str, float]:
-        """Losses of the last step."""
+        """Losses of the last step whose losses were read: every one, if `losses_every` is 1."""
         return self.updates.losses
 
     # ---- the loop ------------------------------------------------------------------------------------------------
@@ -146,7 +148,11 @@ class Trainer:
     def train_step(self) -> None:
         """One step: `d_steps` of the discriminator, `g_steps` of the generator, the average of the generator."""
         self._set_learning_rates()
-        self.losses.clear()
+        self.updates.reading = not (
+            (self.step + 1) % self.config.losses_every and (self.step + 1) % self.config.log_every
+        )
+        if self.updates.reading:
+            self.losses.clear()
         with using_conv_algorithm(self.config.conv_algorithm):
             for _ in range(self.config.d_steps):
                 real = next(self.data).to(self.gan.device)
@@ -156,6 +162,7 @@ class Trainer:
                 self.updates.generator(real)
         self.ema.update(self.gan.generator)
         self.step += 1
+        self._tell_refusals()
         if self.health.due(self.step):
             self._check_health(real, fake)
 
@@ -312,6 +319,11 @@ class Trainer:
 
     def _check_losses(self, losses: Mapping[str, float]) -> None:
         check_losses(losses, self.step + 1, self.checkpoint)
+
+    def _tell_refusals(self) -> None:
+        for update in self.updates.refused.keys() - self._told:
+            self._told.add(update)
+            self.say(f"the update {update!r} runs from Python: {self.updates.refused[update]}")
 
     def _check_health(self, real: Batch, fake: Batch) -> None:
         named = ((f"{net}.{name}", _read(p)) for net in ("generator", "discriminator")

@@ -1,9 +1,11 @@
 """Run a function by its kernel calls alone: small networks spend more time in Python than in arithmetic.
 
 The first two calls run the function and record its kernel calls; if the second did the same work on the same arrays as
-the first, later calls run that list without Python (as CUDA graphs do). Whatever cannot be repeated so is noticed and
-runs as before: other kernels, arrays or numbers the second time, arrays filled outside the kernels, values read by
-Python, other shapes, modes or weights.
+the first, later calls run that list without Python: on a GPU as one CUDA graph, or as several where `again` puts steps
+in Python between the kernels. Inputs are copied to where the recording found its own, random numbers go on counting,
+and optimizers are steps in Python: one kernel each over flat parameters, with the learning rate and the count of steps
+that hold now. Whatever cannot be repeated so is noticed and runs as before: other kernels, arrays or numbers the second
+time, arrays filled outside the kernels, values read by Python, other shapes, modes or weights.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from gankernels.ops.conv import conv_algorithm
 from gankernels.ops.epilogue import fusion
 from gankernels.ops.random import Generator
 
-__all__ = ["Replay", "again"]
+__all__ = ["Replay", "again", "unrecorded"]
 
-again = capture.again
+again, unrecorded = capture.again, capture.unrecorded
 
 _MAX_PROGRAMS = 16
 
@@ -56,6 +58,9 @@ class Replay:
     ----------
     reason : str or None
         Why the last call ran the function itself; None if it was replayed.
+    refusal : str or None
+        Why calls like the last one always run the function itself, or on a GPU their kernels one by one and not as a
+        graph; None if they are replayed, or still recorded.
 
     Examples
     --------
@@ -83,6 +88,7 @@ class Replay:
         self._memory: dict[str, Any] = {} if beside is None else beside._memory  # by backend
         self._running: Any = threading.Lock() if beside is None else beside._running  # one at a time may use the memory
         self.reason: str | None = "it has not been called"
+        self.refusal: str | None = None
         self._programs: dict[Any, _Program] = {}
 
     def __call__(self, *inputs: Any) -> Any:
@@ -100,10 +106,12 @@ class Replay:
                     )
                 program = self._programs[key] = _Program(self, inputs)
             if program.refusal is not None:
+                self.refusal = program.refusal
                 return self._itself(program.refusal, inputs)
             stage = program.stage
             outputs = program.run(self.function, inputs)
             self.reason = program.refusal or stage
+            self.refusal = program.refusal or program.graph_refusal()
             return _mapped(_copy, outputs) if self.copy_outputs else outputs
         finally:
             self._running.release()
@@ -145,6 +153,12 @@ class _Program:
         if self.ready is not None:
             return None
         return "it is being recorded" if self.first is None else "it is being recorded a second time"
+
+    def graph_refusal(self) -> str | None:
+        """What a backend with graphs says against one of these calls."""
+        said = getattr(self.ready.recording, "refusal", None) if self.ready is not None else None
+        reason = said() if said is not None else ""
+        return f"no graph was made, its kernels are started one by one: {reason}" if reason else None
 
     def fits(self, inputs: Sequence[Any]) -> bool:
         """Modes, attributes, hooks, arrays and seeds are those of the recording."""

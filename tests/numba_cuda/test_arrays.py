@@ -15,7 +15,7 @@ from numba_pairs import DTYPES, needs_device, normals
 
 import gankernels as gk
 from gankernels import backends
-from gankernels.backends import cpu, cuda_numba
+from gankernels.backends import cpu, cuda_numba, driver
 from gankernels.testing.bounds import rounding
 
 
@@ -134,7 +134,7 @@ ASK = "import gankernels as gk\ntry: gk.zeros(2, device='cuda')\nexcept Exceptio
 
 
 def test_a_forced_backend_without_a_driver_says_so() -> None:
-    if cuda_numba.available._driver_problem() is None:
+    if driver.problem() is None:
         pytest.skip("there is a driver here")
     said = run(ASK, GANKERNELS_CUDA_BACKEND="numba")
     assert said.startswith("DeviceError device 'cuda' cannot be used: numba: ")

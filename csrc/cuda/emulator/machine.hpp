@@ -89,4 +89,7 @@ void release_device_memory(void* address, size_t bytes);
 void mark_live(const void* address, size_t bytes);
 void mark_dead(const void* address, size_t bytes);
 
+// From now on no graph can be captured.
+void refuse_graphs(bool refused);
+
 }  // namespace gk::emulator

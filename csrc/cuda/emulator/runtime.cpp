@@ -3,13 +3,28 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "machine.hpp"
+
+namespace gk::emulator {
+namespace {
+bool g_graphs_refused = false;
+}  // namespace
+void refuse_graphs(bool refused) { g_graphs_refused = refused; }
+}  // namespace gk::emulator
 
 namespace gk::cuda {
 namespace {
 constexpr size_t kMemoryBytes = size_t(8) << 30;
 size_t g_used = 0;
+using Works = std::vector<std::function<void()>>;
+thread_local Works* t_capturing = nullptr;  // takes this thread's work instead, while a graph is made
+
+// What waits for the device breaks a capture, as on a GPU.
+void refuse_to_wait(const char* call) {
+  if (t_capturing) throw CudaError(std::string(call) + ": cudaErrorStreamCaptureUnsupported");
+}
 }  // namespace
 
 std::string Where::text() const {
@@ -64,14 +79,39 @@ void copy_on_device(void* target, const void* source, size_t bytes) {
 void fill_zero(void* target, size_t bytes) {
   submit([=] { std::memset(target, 0, bytes); });
 }
-void synchronize() {}
+void synchronize() { refuse_to_wait("cudaStreamSynchronize"); }
 void mark(int) {}
-void wait_for_mark(int) {}
+void wait_for_mark(int) { refuse_to_wait("cudaEventSynchronize"); }
 
 std::uintptr_t stream_number() { return 1; }
 void wait_for_stream(std::uintptr_t) {}
 void make_stream_wait(std::uintptr_t) {}
 
-void submit(const std::function<void()>& work) { work(); }
+void submit(const std::function<void()>& work) {
+  if (t_capturing)
+    t_capturing->push_back(work);
+  else
+    work();
+}
+
+struct Graph::Parts {
+  Works works;
+};
+
+Graph::Graph(const std::function<void()>& work) : parts_(new Parts) {
+  if (emulator::g_graphs_refused) throw CudaError("cudaStreamBeginCapture: cudaErrorNotSupported: refused by a test");
+  t_capturing = &parts_->works;
+  try {
+    work();
+  } catch (...) {
+    t_capturing = nullptr;
+    throw;
+  }
+  t_capturing = nullptr;
+}
+Graph::~Graph() = default;
+void Graph::launch() const {
+  for (const auto& work : parts_->works) submit(work);
+}
 
 }  // namespace gk::cuda

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
-from functools import lru_cache
+
+from gankernels.backends import driver
 
 __all__ = ["DISTRIBUTION", "VERSIONS", "is_simulated", "why_not"]
 
@@ -36,21 +36,6 @@ def _package_problem() -> str | None:
     return None
 
 
-@lru_cache(maxsize=1)
-def _driver_problem() -> str | None:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "there is no NVIDIA driver (libcuda.so.1 does not load)"
-    code = driver.cuInit(0)
-    if code:
-        return f"the NVIDIA driver does not start (cuInit returned {code})"
-    count = ctypes.c_int()
-    if driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return "the NVIDIA driver sees no GPU"
-    return None
-
-
 def why_not() -> str | None:
     """Why Numba cannot serve a GPU here, or None if it can. A simulated GPU counts."""
-    return _package_problem() or (None if is_simulated() else _driver_problem())
+    return _package_problem() or (None if is_simulated() else driver.problem())
