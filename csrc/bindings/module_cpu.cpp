@@ -89,6 +89,10 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   bind_kernel(m, "epilogue", &cpu::epilogue<double>);
   bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<float>);
   bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<double>);
+  bind_kernel(m, "norm_epilogue", &cpu::norm_epilogue<float>);
+  bind_kernel(m, "norm_epilogue", &cpu::norm_epilogue<double>);
+  bind_kernel(m, "norm_epilogue_backward", &cpu::norm_epilogue_backward<float>);
+  bind_kernel(m, "norm_epilogue_backward", &cpu::norm_epilogue_backward<double>);
 
   GK_BIND(m, sgd_step);
   GK_BIND(m, adam_step);

@@ -1,5 +1,6 @@
 // Bias, activation and dropout in one pass over the output of a convolution or a product, and their gradient with the
-// sum of the bias in one pass over the cotangent: what is read is still in the first cache when it is used again.
+// sum of the bias in one pass over the cotangent; activation and dropout behind a normalisation, in the pass that
+// scales and shifts. What is read is still in the first cache when it is used again.
 #include "epilogue.hpp"
 
 #include <algorithm>
@@ -24,9 +25,32 @@ struct Channels {
     if (count == 1) length *= y.shape[0];
   }
   bool rows() const { return length == 1; }
+
+  // run(i, n, c) for the elements [i, i + n) of one channel c, or in rows those of the channels from c on.
+  template <class F>
+  void runs(int64_t begin, int64_t end, F&& run) const {
+    for (int64_t i = begin; i < end;) {
+      const int64_t all = rows() ? count : length, n = std::min(all - i % all, end - i);
+      run(i, n, rows() ? i % count : i / length % count);
+      i += n;
+    }
+  }
 };
 
-double kept_scale(double p) { return p < 1.0 ? 1.0 / (1.0 - p) : 0.0; }
+// fill(begin, end) for blocks that stay in the first cache, each followed by its dropout.
+template <class T, class F>
+void in_blocks(const View<T>& y, double p, uint64_t seed, uint64_t offset, F&& fill) {
+  const auto threshold = static_cast<uint32_t>(std::ceil(p * 16777216.0));  // uniform >= p, on 24-bit integers
+  parallel_chunks(y.size(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; block += kBlock) {
+      const int64_t stop = std::min(end, block + kBlock);
+      fill(block, stop);
+      if (p > 0.0)
+        elements<T>().dropout_marked(y.data + block, stop - block, threshold, dropout_scale(p), seed,
+                                     offset + static_cast<uint64_t>(block / 4));
+    }
+  });
+}
 
 }  // namespace
 
@@ -35,26 +59,32 @@ void epilogue(View<T> y, View<const T> bias, double slope, double p, uint64_t se
   const auto& table = elements<T>();
   const Channels channels(y);
   const bool biased = bias.size() != 0;
-  const auto threshold = static_cast<uint32_t>(std::ceil(p * 16777216.0));  // uniform >= p, on 24-bit integers
-  parallel_chunks(y.size(), kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; block += kBlock) {
-      const int64_t stop = std::min(end, block + kBlock);
-      if (!biased && slope != 1.0) table.bias_act(y.data + block, T(0), stop - block, slope);
-      for (int64_t i = block; biased && i < stop;) {
-        int64_t n;
-        if (channels.rows()) {
-          n = std::min(channels.count - i % channels.count, stop - i);
-          table.bias_act_each(y.data + i, bias.data + i % channels.count, n, slope);
-        } else {
-          n = std::min(channels.length - i % channels.length, stop - i);
-          table.bias_act(y.data + i, bias.data[i / channels.length % channels.count], n, slope);
-        }
-        i += n;
-      }
-      if (p > 0.0)
-        table.dropout_marked(y.data + block, stop - block, threshold, kept_scale(p), seed,
-                             offset + static_cast<uint64_t>(block / 4));
-    }
+  in_blocks(y, p, seed, offset, [&](int64_t begin, int64_t end) {
+    if (!biased && slope != 1.0) table.bias_act(y.data + begin, T(0), end - begin, slope);
+    if (biased)
+      channels.runs(begin, end, [&](int64_t i, int64_t n, int64_t c) {
+        if (channels.rows())
+          table.bias_act_each(y.data + i, bias.data + c, n, slope);
+        else
+          table.bias_act(y.data + i, bias.data[c], n, slope);
+      });
+  });
+}
+
+template <class T>
+void norm_epilogue(View<const T> x, View<const T> scale, View<const T> shift, View<T> y, double slope, double p,
+                   uint64_t seed, uint64_t offset) {
+  const auto& table = elements<T>();
+  const auto affine = table.unary[static_cast<int>(UnaryOp::affine)];
+  const Channels channels(y);
+  in_blocks(y, p, seed, offset, [&](int64_t begin, int64_t end) {
+    channels.runs(begin, end, [&](int64_t i, int64_t n, int64_t c) {
+      if (channels.rows())
+        for (int64_t j = 0; j < n; ++j) y.data[i + j] = x.data[i + j] * scale.data[c + j] + shift.data[c + j];
+      else
+        affine(x.data + i, y.data + i, n, static_cast<double>(scale.data[c]), static_cast<double>(shift.data[c]));
+    });
+    if (slope != 1.0) table.bias_act(y.data + begin, T(0), end - begin, slope);
   });
 }
 
@@ -66,7 +96,7 @@ void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<T> gb
   const int64_t size = y.size(), C = channels.count, unit = channels.rows() ? C : channels.length;
   if (biased) std::fill(gbias.data, gbias.data + C, T(0));
   if (size == 0) return;
-  const double scale = kept_scale(p);
+  const double scale = dropout_scale(p);
   const auto gate = [&](int64_t at, int64_t n) {
     if (p > 0.0)
       table.gate_marked(y.data + at, ct.data + at, gx.data + at, n, slope, scale);
@@ -110,8 +140,10 @@ void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<T> gb
   for (int64_t c = 0; c < C; ++c) gbias.data[c] = static_cast<T>(sums[c]);
 }
 
-#define GK_INSTANTIATE(T)                                                                \
-  template void epilogue<T>(View<T>, View<const T>, double, double, uint64_t, uint64_t); \
+#define GK_INSTANTIATE(T)                                                                                        \
+  template void epilogue<T>(View<T>, View<const T>, double, double, uint64_t, uint64_t);                         \
+  template void norm_epilogue<T>(View<const T>, View<const T>, View<const T>, View<T>, double, double, uint64_t, \
+                                 uint64_t);                                                                      \
   template void epilogue_backward<T>(View<const T>, View<const T>, View<T>, View<T>, double, double);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

@@ -1,5 +1,6 @@
-// What follows a convolution or a product, in one pass over its output y(N,C,L) or y(N,C), contiguous. A backend may do
-// without these kernels: gankernels/ops/epilogue.py then runs the operations that they join one by one.
+// What follows a convolution, a product or a normalisation, in one pass over its output y(N,C,L) or y(N,C). Arrays are
+// contiguous. A backend may do without these kernels: gankernels/ops/epilogue.py then runs the operations that they
+// join one by one.
 #pragma once
 
 #include <cstdint>
@@ -18,5 +19,18 @@ void epilogue(View<T> y, View<const T> bias, double slope, double p, uint64_t se
 // gx = the gradient at y before the epilogue, given y after it; gbias(C), or of size 0, = its sum over N and L.
 template <class T>
 void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<T> gbias, double slope, double p);
+
+// y = dropout(leaky_relu(x*scale[c] + shift[c])), marked as by epilogue; scale(C), shift(C)
+template <class T>
+void norm_epilogue(View<const T> x, View<const T> scale, View<const T> shift, View<T> y, double slope, double p,
+                   uint64_t seed, uint64_t offset);
+
+// batch_norm_backward where y(N,C,L) came out of norm_epilogue and ct is the cotangent of y
+template <class T>
+void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
+                            View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, double slope, double p);
+
+// What dropout multiplies the elements by that it keeps.
+inline double dropout_scale(double p) { return p < 1.0 ? 1.0 / (1.0 - p) : 0.0; }
 
 }  // namespace gk::cpu

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "elements.hpp"
+#include "epilogue.hpp"
 #include "kernels.hpp"
 #include "strided.hpp"
 
@@ -146,19 +147,21 @@ void channel_affine(View<const T> x, View<const T> scale, View<const T> shift, V
   });
 }
 
-template <class T>
-void batch_norm_backward(View<const T> x, View<const T> ct, View<const T> mean, View<const T> rstd,
-                         View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias) {
+namespace {
+
+// cotangents(c, block, buffer): those of the normalised elements of a block, contiguous, perhaps in the buffer.
+template <class T, class F>
+void norm_backward(View<const T> x, View<const T> mean, View<const T> rstd, View<const T> weight, View<T> gx,
+                   View<T> gweight, View<T> gbias, const ChannelBlocks& blocks, F&& cotangents) {
   const auto& table = elements<T>();
   const int64_t C = x.shape[1];
-  const ChannelBlocks blocks(x.shape[0], x.shape[2]);
   const auto at = [](const auto& v, int64_t c) { return static_cast<double>(v.data[c * v.stride[0]]); };
   const auto sums = channel_parts<GradientSums>(C, blocks, [&](int64_t c, int64_t b) {
     T buffer_x[kBlockLength], buffer_ct[kBlockLength];
     const T* values = blocks.gather(x, c, b, buffer_x);
-    const T* cotangents = blocks.gather(ct, c, b, buffer_ct);
+    const T* cts = cotangents(c, b, buffer_ct);
     GradientSums s;
-    table.centred_sums(values, cotangents, blocks.place(x, c, b).size(), at(mean, c), &s.ct, &s.ct_x);
+    table.centred_sums(values, cts, blocks.place(x, c, b).size(), at(mean, c), &s.ct, &s.ct_x);
     return s;
   });
   for (int64_t c = 0; c < C; ++c) {
@@ -172,22 +175,51 @@ void batch_norm_backward(View<const T> x, View<const T> ct, View<const T> mean, 
       const int64_t c = i / blocks.count, b = i % blocks.count;
       T buffer_x[kBlockLength], buffer_ct[kBlockLength], buffer_gx[kBlockLength];
       const T* values = blocks.gather(x, c, b, buffer_x);
-      const T* cotangents = blocks.gather(ct, c, b, buffer_ct);
+      const T* cts = cotangents(c, b, buffer_ct);
       const auto target = blocks.place(gx, c, b);
       T* output = target.contiguous ? gx.data + target.offset : buffer_gx;
       const double r = at(rstd, c), a = at(weight, c) * r;
       const double slope = -a * r * r * sums[c].ct_x / M, constant = -a * sums[c].ct / M;
-      table.batch_norm_gradient(values, cotangents, output, target.size(), at(mean, c), a, slope, constant);
+      table.batch_norm_gradient(values, cts, output, target.size(), at(mean, c), a, slope, constant);
       if (!target.contiguous) blocks.scatter(buffer_gx, gx, c, b);
     }
   });
 }
 
-#define GK_INSTANTIATE(T)                                                                                         \
-  template void channel_moments<T>(View<const T>, View<T>, View<T>);                                              \
-  template void channel_affine<T>(View<const T>, View<const T>, View<const T>, View<T>);                          \
-  template void batch_norm_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>, \
-                                       View<T>, View<T>, View<T>);
+}  // namespace
+
+template <class T>
+void batch_norm_backward(View<const T> x, View<const T> ct, View<const T> mean, View<const T> rstd,
+                         View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias) {
+  const ChannelBlocks blocks(x.shape[0], x.shape[2]);
+  norm_backward(x, mean, rstd, weight, gx, gweight, gbias, blocks,
+                [&](int64_t c, int64_t b, T* buffer) { return blocks.gather(ct, c, b, buffer); });
+}
+
+template <class T>
+void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
+                            View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, double slope, double p) {
+  const auto& table = elements<T>();
+  const ChannelBlocks blocks(x.shape[0], x.shape[2]);
+  norm_backward(x, mean, rstd, weight, gx, gweight, gbias, blocks, [&](int64_t c, int64_t b, T* buffer) {
+    T buffer_y[kBlockLength], buffer_ct[kBlockLength];
+    const T *reference = blocks.gather(y, c, b, buffer_y), *given = blocks.gather(ct, c, b, buffer_ct);
+    const int64_t n = blocks.place(x, c, b).size();
+    if (p > 0.0)
+      table.gate_marked(reference, given, buffer, n, slope, dropout_scale(p));
+    else
+      table.gate(reference, given, buffer, n, slope);
+    return static_cast<const T*>(buffer);
+  });
+}
+
+#define GK_INSTANTIATE(T)                                                                                            \
+  template void channel_moments<T>(View<const T>, View<T>, View<T>);                                                 \
+  template void channel_affine<T>(View<const T>, View<const T>, View<const T>, View<T>);                             \
+  template void batch_norm_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>,    \
+                                       View<T>, View<T>, View<T>);                                                   \
+  template void norm_epilogue_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>, \
+                                          View<const T>, View<T>, View<T>, View<T>, double, double);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

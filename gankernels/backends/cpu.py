@@ -74,6 +74,8 @@ lerp = native.lerp
 # ---- optional: a backend without them runs the operations that they join --------------------------------------------
 epilogue = native.epilogue
 epilogue_backward = native.epilogue_backward
+norm_epilogue = native.norm_epilogue
+norm_epilogue_backward = native.norm_epilogue_backward
 Recording, Memory = native.Recording, native.Memory
 
 

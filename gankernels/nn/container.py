@@ -58,8 +58,9 @@ class Sequential(_Numbered):
 
     An Upsample directly before a Conv of stride and dilation 1 runs with it as one operation (`ops.upsample_conv`)
     where that is faster: the large image is never made. A LeakyReLU or ReLU and a Dropout behind a Linear, Conv or
-    ConvTranspose run in the pass that adds the bias. Values and gradients are the same up to rounding. Modules with
-    forward hooks always run by themselves; `gankernels.set_fusion(False)` makes all of them do so.
+    ConvTranspose run in the pass that adds the bias, behind a BatchNorm in the pass that scales and shifts. Values and
+    gradients are the same up to rounding. Modules with forward hooks always run by themselves;
+    `gankernels.set_fusion(False)` makes all of them do so.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ from gankernels.nn.dropout import Dropout
 from gankernels.nn.functional import upsample_factors
 from gankernels.nn.linear import Linear
 from gankernels.nn.module import Module
+from gankernels.nn.norm import BatchNorm3d
 from gankernels.nn.shape import Upsample
 from gankernels.ops.epilogue import Epilogue, fusion, set_fusion
 
@@ -25,6 +26,7 @@ _KERNELS_PER_CELL = 64
 
 # What a module does is what its class's forward does: subclasses that define their own are left alone.
 _LINEAR, _CONV, _TRANSPOSED = Linear.forward, Conv3d.forward, ConvTranspose3d.forward
+_NORM = BatchNorm3d.forward
 
 
 def _does(module: Module, forward: Any) -> bool:
@@ -53,7 +55,7 @@ def _epilogue(modules: list[Module], at: int) -> tuple[Epilogue | None, int]:
 def run_together(modules: list[Module], at: int, x: Any) -> tuple[Tensor, int] | None:
     """The modules from `at` on that are one operation, applied to x, and where they end; None if there are none.
 
-    Upsample and a Conv of stride 1; a Linear, Conv or ConvTranspose, its activation and its dropout; both.
+    Upsample and a Conv of stride 1; a Linear, Conv, ConvTranspose or BatchNorm, its activation and its dropout; both.
     """
     if not fusion() or not isinstance(x, Tensor):
         return None
@@ -74,6 +76,8 @@ def run_together(modules: list[Module], at: int, x: Any) -> tuple[Tensor, int] |
         return None
     if _does(core, _LINEAR):
         return ops.linear(x, core.weight, core.bias, after=after), end
+    if _does(core, _NORM):
+        return core._run(x, after), end
     if (_does(core, _CONV) or _does(core, _TRANSPOSED)) and x.ndim == core.rank + 2:
         with ops.hidden_values(core.hidden and core.training):
             return core._run(x, after), end

@@ -18,6 +18,7 @@ from gankernels.nn.linear import count, new_parameter
 from gankernels.nn.module import Module
 from gankernels.nn.parameter import Parameter
 from gankernels.ops import update
+from gankernels.ops.epilogue import Epilogue
 
 __all__ = [
     "BatchNorm1d",
@@ -96,6 +97,9 @@ class _BatchNorm(_Affine):
         self.register_buffer("num_batches_tracked", ops.zeros((), dtype=np.int64, device=device) if track else None)
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._run(input)
+
+    def _run(self, input: Tensor, after: Epilogue | None = None) -> Tensor:
         if input.ndim not in self.ranks or input.shape[1] != self.num_features:
             axes = " or ".join(map(str, self.ranks))
             raise ValueError(
@@ -116,6 +120,7 @@ class _BatchNorm(_Affine):
             self.training or self.running_mean is None,
             0.0 if momentum is None else momentum,
             self.eps,
+            after=after,
         )
 
     def reset_running_stats(self) -> None:

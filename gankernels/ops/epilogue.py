@@ -1,5 +1,7 @@
 """What follows an open slot of a form: bias, (leaky) ReLU and dropout, in one pass over the fresh output.
 
+A normalisation joins the same epilogue to its own passes (`ops.norm`).
+
 One node of the tape, and the output is all that it keeps: the sign of y says what the activation did, and an element
 that dropout removed is +0 while a kept one never is. The gradient before the epilogue and the bias's are one pass too.
 """
@@ -19,7 +21,7 @@ from gankernels.ops.shape import sum_to
 
 __all__ = ["Epilogue", "fusion", "opened", "set_fusion", "unfused"]
 
-_NO_DRAW = (2**64 - 1, 0)  # seed and counter of an epilogue without dropout
+NO_DRAW = (2**64 - 1, 0)  # seed and counter of an epilogue without dropout
 
 
 _enabled = True
@@ -59,8 +61,15 @@ class Epilogue(NamedTuple):
     p: float = 0.0
     generator: Generator | None = None
 
+    def draw(self, size: int) -> tuple[int, int]:
+        """Seed and first counter of a mask of so many elements; the stream moves on."""
+        if not self.p:
+            return NO_DRAW
+        stream = self.generator or default_generator()
+        return stream.seed, stream.take(size)
 
-_PLAIN = Epilogue()
+
+PLAIN = Epilogue()
 
 
 def unfused(y: Tensor, after: Epilogue) -> Tensor:
@@ -69,23 +78,28 @@ def unfused(y: Tensor, after: Epilogue) -> Tensor:
     return dropout(y, after.p, True, after.generator)
 
 
+def redrawn(y: Tensor, after: Epilogue, drawn: tuple[int, int]) -> Tensor:
+    """The operations that an epilogue joins, with the mask that it drew."""
+    y = y if after.slope == 1.0 else leaky_relu(y, after.slope)
+    return masked(y, after.p, *drawn) if after.p else y
+
+
 def _flat(array: Any) -> Any:
     return array if array.ndim == 2 else array.reshape(*array.shape[:2], prod(array.shape[2:]))
 
 
 def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilogue | None, **filled: Tensor) -> Tensor:
     """epilogue(form.open(slot, params, **filled) + bias): y (N, O, *Y), bias (O,) or None."""
-    after = _PLAIN if after is None else after
-    if bias is None and after == _PLAIN:
+    after = PLAIN if after is None else after
+    if bias is None and after == PLAIN:
         return form.open(slot, params, **filled)
     names, inputs = list(filled), tuple(filled.values())
     out = form.kernels[slot](*(t.data for t in inputs), params)
     backend = backend_of(out)
     slope, p = after.slope, after.p
-    if after == _PLAIN or not hasattr(backend, "epilogue"):
+    if after == PLAIN or not hasattr(backend, "epilogue"):
         return _composed(form, slot, params, bias, after, names, inputs, out)
-    stream = after.generator or default_generator()
-    drawn = (stream.seed, stream.take(out.size)) if p else _NO_DRAW
+    drawn = after.draw(out.size)
     none = empty_like(out, (0,))
     backend.epilogue(_flat(out), none if bias is None else bias.data, slope, p, *drawn)
 
@@ -152,4 +166,4 @@ def _composed(
 
     name = f"{form.name}.{slot}" + ("" if bias is None else "+bias")
     y: Tensor = record(name, out, inputs if bias is None else (*inputs, bias), rule)
-    return y if after == _PLAIN else unfused(y, after)
+    return y if after == PLAIN else unfused(y, after)

@@ -1,4 +1,8 @@
-"""Batch, layer and instance normalisation: one kernel over x(N, C, L) that normalises each channel c over (N, L)."""
+"""Batch, layer and instance normalisation: one kernel over x(N, C, L) that normalises each channel c over (N, L).
+
+Activation and dropout behind it are part of its passes over memory (`Epilogue`): forward two, one for the moments and
+one that writes, backward two, one for the sums and one that writes. The output is all that is kept for them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from gankernels.autograd import Tensor, fused
 from gankernels.backends import backend_of
 from gankernels.geometry import is_int
 from gankernels.ops.common import check_float, empty_like
+from gankernels.ops.epilogue import NO_DRAW, PLAIN, Epilogue, redrawn, unfused
 from gankernels.ops.pointwise import rsqrt, square
 from gankernels.ops.reduce import mean
 
@@ -22,50 +27,80 @@ def _moments(x: Any) -> tuple[Any, Any]:
     return statistics
 
 
-def _kernel(x: Any, weight: Any, bias: Any, eps: float, statistics: list[Any] | None = None) -> Any:
-    """`statistics`, if given, receives the mean and the biased variance."""
+def _kernel(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    eps: float,
+    statistics: list[Any] | None = None,
+    after: Epilogue = PLAIN,
+    drawn: tuple[int, int] = NO_DRAW,
+) -> Any:
+    """`statistics`, if given, receives the mean and the biased variance; `after` draws from the counters `drawn`."""
     mean_, variance = _moments(x)
     if statistics is not None:
         statistics[:] = mean_, variance
-    backend, y = backend_of(x), empty_like(x)
+    backend = backend_of(x)
     rstd, scale, shift = empty_like(mean_), empty_like(mean_), empty_like(mean_)
     backend.unary("affine", variance, rstd, 1.0, eps)
     backend.unary("rsqrt", rstd, rstd)
     backend.binary("multiply", rstd, weight, scale)
     backend.binary("multiply", mean_, scale, shift)
     backend.binary("subtract", bias, shift, shift)
-    backend.channel_affine(x, scale, shift, y)
-    return y, (mean_, variance, rstd)
+    y, _ = _affine_kernel(x, scale, shift, after, drawn)
+    return y, (mean_, rstd, y)
 
 
-def _backward(ct: Any, arrays: Any, saved: Any, want: Any, eps: float, _: Any = None) -> Any:
+def _backward(
+    ct: Any, arrays: Any, saved: Any, want: Any, eps: float, _: Any = None, after: Epilogue = PLAIN, drawn: Any = None
+) -> Any:
     x, weight, _ = arrays
+    mean_, rstd, y = saved
     gradients = empty_like(x), empty_like(weight), empty_like(weight)
-    backend_of(x).batch_norm_backward(x, ct, saved[0], saved[2], weight, *gradients)
+    backend = backend_of(x)
+    if after == PLAIN:
+        backend.batch_norm_backward(x, ct, mean_, rstd, weight, *gradients)
+    else:
+        backend.norm_epilogue_backward(x, y, ct, mean_, rstd, weight, *gradients, after.slope, after.p)
     return gradients
 
 
-def _unfused(x: Tensor, weight: Tensor, bias: Tensor, eps: float, _: Any = None) -> Tensor:
+def _unfused(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    _: Any = None,
+    after: Epilogue = PLAIN,
+    drawn: tuple[int, int] = NO_DRAW,
+) -> Tensor:
     column = (1, x.shape[1], 1)
     centred = x - mean(x, (0, 2), True)
     rstd = rsqrt(mean(square(centred), (0, 2), True) + eps)
-    return centred * (rstd * weight.reshape(column)) + bias.reshape(column)
+    return redrawn(centred * (rstd * weight.reshape(column)) + bias.reshape(column), after, drawn)
 
 
 _normalize = fused("normalize", _kernel, _unfused, _backward)
 
 
-def _affine_kernel(x: Any, scale: Any, shift: Any) -> Any:
+def _affine_kernel(x: Any, scale: Any, shift: Any, after: Epilogue = PLAIN, drawn: tuple[int, int] = NO_DRAW) -> Any:
     y = empty_like(x)
-    backend_of(x).channel_affine(x, scale, shift, y)
+    backend = backend_of(x)
+    if after == PLAIN:
+        backend.channel_affine(x, scale, shift, y)
+    else:
+        backend.norm_epilogue(backend.contiguous(x), scale, shift, y, after.slope, after.p, *drawn)
     return y, None
 
 
-_affine = fused(
-    "channel_affine",
-    _affine_kernel,
-    lambda x, scale, shift: x * scale.reshape(1, x.shape[1], 1) + shift.reshape(1, x.shape[1], 1),
-)
+def _affine_unfused(
+    x: Tensor, scale: Tensor, shift: Tensor, after: Epilogue = PLAIN, drawn: tuple[int, int] = NO_DRAW
+) -> Tensor:
+    column = (1, x.shape[1], 1)
+    return redrawn(x * scale.reshape(column) + shift.reshape(column), after, drawn)
+
+
+_affine = fused("channel_affine", _affine_kernel, _affine_unfused)
 
 
 def _constant(x: Tensor, count: int, value: float) -> Tensor:
@@ -100,6 +135,8 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    after: Epilogue | None = None,
 ) -> Tensor:
     """Normalise every channel of x (N, C, *) over the batch and the positions, as torch.nn.functional.batch_norm.
 
@@ -111,6 +148,8 @@ def batch_norm(
     weight, bias : Tensor (C,), optional
     momentum : float
         Weight of the new statistics (PyTorch's meaning: Keras's momentum is 1 minus this).
+    after : Epilogue, optional
+        Activation and dropout of the result, in the same pass.
 
     Raises
     ------
@@ -125,20 +164,25 @@ def batch_norm(
     weight = _constant(x, C, 1) if weight is None else weight
     bias = _constant(x, C, 0) if bias is None else bias
     count = x.shape[0] * x3.shape[2]
+    if after is not None and not (count and hasattr(backend_of(x.data), "norm_epilogue")):
+        plain = batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return unfused(plain, after)
+    after = PLAIN if after is None else after
     if training:
         if count == 1:
             raise ValueError(f"batch_norm: training needs more than one value per channel, got shape {x.shape}")
         if count == 0:
             return x3.reshape(x.shape)
         statistics: list[Any] = []
-        y = _normalize(x3, weight, bias, params=(float(eps), statistics))
+        y = _normalize(x3, weight, bias, params=(float(eps), statistics, after, after.draw(x.data.size)))
         _update(running_mean, statistics[0], momentum)
         _update(running_var, statistics[1], momentum, count / (count - 1))
         return y.reshape(x.shape)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: running_mean and running_var are needed when training is False")
     scale = rsqrt(running_var + eps) * weight
-    return _affine(x3, scale, bias - running_mean * scale).reshape(x.shape)
+    shift = bias - running_mean * scale
+    return _affine(x3, scale, shift, params=(after, after.draw(x.data.size))).reshape(x.shape)
 
 
 def layer_norm(
