@@ -23,7 +23,7 @@ from gankernels.backends.device_array import DeviceArray
 from gankernels.testing.cases import Case
 
 HERE = Path(__file__).resolve().parent
-_SIMULATED_FLOPS = 20_000  # of one pass
+_SIMULATED_FLOPS = 100_000  # of one pass
 _PASSED_THROUGH = ("numpy", "contextlib.py", "devices.py", "fake_cuda.py")
 
 
@@ -45,7 +45,7 @@ def start(device: str, required: bool) -> str:
 
 
 def is_simulated() -> bool:
-    """True if kernels of the default device run as Python: a millisecond for a hundred multiplications."""
+    """True if kernels of the default device run as Python: a millisecond for a thousand multiplications."""
     return backends.get() is cuda_numba and cuda_numba.available.is_simulated()
 
 

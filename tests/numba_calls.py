@@ -56,6 +56,9 @@ def _integers() -> Iterator[Call]:
     for source in dtypes:
         for target in dtypes:
             yield lambda s=source, t=target: device.cast(_zeros(4, dtype=s), t)
+    for T in (np.float32, np.float64, np.int64, np.bool_):
+        whole = _zeros(6, dtype=T)
+        yield lambda w=whole: device.copy_parts([w[:2], w[2:4]], [w[2:4], w[4:]], w)
     for T in (np.int64, np.bool_):
         a = _zeros(4, dtype=T)
         yield lambda a=a: device.copy(a, a)

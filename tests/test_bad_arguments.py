@@ -353,6 +353,7 @@ def far_image() -> gk.Tensor:
     return gk.from_array(image)
 
 
+@pytest.mark.much_work
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's lazily committed mappings")
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "im2col"])
 def test_offsets_beyond_two_to_the_31_elements_address_the_right_cells(algorithm: str) -> None:

@@ -14,6 +14,7 @@ from gankernels import nn
 from gankernels.autograd import Tensor
 from gankernels.ops import tensor
 from gankernels.ops.update import copy_, lerp_
+from gankernels.optim.flat import flatten, shared_buffer
 
 __all__ = ["EMA"]
 
@@ -38,18 +39,27 @@ class EMA:
             raise ValueError(f"EMA: decay must be at least 0 and below 1, got {decay}")
         self.decay = decay
         self.updates = 0
-        self._averaged = {name for name, _ in module.named_parameters()}
+        self._averaged = [name for name, _ in module.named_parameters()]
         self._state = _copies(module.state_dict())
+        if self._averaged:
+            flatten([self._state[name] for name in self._averaged])
 
     def update(self, module: nn.Module) -> None:
         """Move towards the module's weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, current in module.state_dict().items():
-            if name in self._averaged:
-                lerp_(self._state[name], current, 1.0 - decay)
-            else:
-                copy_(self._state[name], current)
+        state = module.state_dict()
+        own, theirs = ([tensors[name] for name in self._averaged] for tensors in (self._state, state))
+        buffers = [shared_buffer(tensors) if tensors else None for tensors in (own, theirs)]
+        if None not in [b if b is None else 0 for b in buffers]:  # all of them at once, as the optimizer's step
+            lerp_(Tensor(buffers[0]), Tensor(buffers[1]), 1.0 - decay)
+            for t in own:
+                t.version += 1
+        else:
+            for a, b in zip(own, theirs, strict=True):
+                lerp_(a, b, 1.0 - decay)
+        for name in state.keys() - set(self._averaged):
+            copy_(self._state[name], state[name])
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

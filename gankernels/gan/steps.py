@@ -13,7 +13,7 @@ from gankernels.gan.model import GAN, Batch, Conditions, Scores
 from gankernels.gan.settings import TrainerConfig, make_optimizer
 from gankernels.ops import Generator, Replay, items
 from gankernels.ops import sum as total
-from gankernels.ops.update import clamp_, copy_
+from gankernels.ops.update import clamp_, copy_parts_
 from gankernels.optim import flatten
 
 __all__ = ["Updates"]
@@ -182,9 +182,8 @@ class Updates:
                 for i, g in enumerate(grad(loss, parameters, allow_unused=True)):
                     gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
                 del loss  # and its graph
-            if buffers is not None and None not in [g if g is None else 0 for g in gradients]:
-                for buffer, found in zip(buffers, gradients, strict=True):
-                    copy_(buffer, found)  # type: ignore[arg-type]
+            if flat is not None and None not in [g if g is None else 0 for g in gradients]:
+                copy_parts_(flat.gradient, flat.gradients, gradients)  # type: ignore[arg-type]
                 gradients = []
             return losses, gradients, self._noted
 

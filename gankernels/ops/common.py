@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "check_float",
     "check_shape",
     "contiguous",
+    "copy_parts",
     "default_device",
     "empty_like",
     "extents",
@@ -80,6 +82,16 @@ def filled(backend: Any, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
     if dtype == np.int64 and not -(2**53) <= value <= 2**53:
         return backend.from_host(np.full(shape, value, dtype))
     return backend.full(shape, value, dtype)
+
+
+def copy_parts(sources: Sequence[Any], targets: Sequence[Any], whole: Any) -> None:
+    """targets[i] = sources[i], arrays, each target a view of `whole`; several at once where the backend can."""
+    backend = backend_of(whole)
+    if hasattr(backend, "copy_parts") and len(targets) > 1:
+        backend.copy_parts(sources, targets, whole)
+        return
+    for source, target in zip(sources, targets, strict=True):
+        backend.copy(source, target)
 
 
 def same_device(op: str, **operands: Any) -> None:

@@ -11,7 +11,16 @@ import numpy as np
 from gankernels.autograd import Form, Tensor, record
 from gankernels.backends import backend_of
 from gankernels.geometry import is_int
-from gankernels.ops.common import MAX_AXES, axis_index, broadcast_array, check_shape, contiguous, empty_like, promote
+from gankernels.ops.common import (
+    MAX_AXES,
+    axis_index,
+    broadcast_array,
+    check_shape,
+    contiguous,
+    copy_parts,
+    empty_like,
+    promote,
+)
 
 __all__ = [
     "broadcast_to",
@@ -237,10 +246,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     out = backend.empty(tuple(shape), first.dtype)
     keys, start = [], 0
     for t in parts:
-        key = (slice(None),) * axis + (slice(start, start + t.shape[axis]),)
-        backend.copy(t.data, out[key])
-        keys.append(key)
+        keys.append((slice(None),) * axis + (slice(start, start + t.shape[axis]),))
         start += t.shape[axis]
+    copy_parts([t.data for t in parts], [out[key] for key in keys], out)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         return [index(ct, key) if wanted else None for key, wanted in zip(keys, want, strict=True)]

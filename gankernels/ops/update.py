@@ -6,13 +6,14 @@ The parameter must be contiguous; gradients of any strides are accepted (a strid
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from gankernels.autograd import Tensor
 from gankernels.backends import backend_of
-from gankernels.ops.common import same_device
+from gankernels.ops.common import copy_parts, same_device, scalar_beside
 
-__all__ = ["adam_step", "add_", "clamp_", "copy_", "fill_", "lerp_", "rmsprop_step", "sgd_step"]
+__all__ = ["adam_step", "add_", "clamp_", "copy_", "copy_parts_", "fill_", "lerp_", "rmsprop_step", "sgd_step"]
 
 
 def _target(op: str, p: Tensor, *others: Tensor) -> None:
@@ -117,6 +118,15 @@ def copy_(a: Tensor, b: Tensor) -> Tensor:
     return a
 
 
+def copy_parts_(whole: Tensor, parts: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """parts[i] = sources[i], same shapes and dtype; the parts are views of `whole`."""
+    for part, source in zip(parts, sources, strict=True):
+        _target("copy_parts_", part, source)
+        part.version += 1
+    copy_parts([t.data for t in sources], [t.data for t in parts], whole.data)
+    whole.version += 1
+
+
 def fill_(a: Tensor, value: float) -> Tensor:
     """a = value for every element; returns a."""
     backend_of(a.data).fill(a.data, float(value))
@@ -126,8 +136,8 @@ def fill_(a: Tensor, value: float) -> Tensor:
 
 def add_(a: Tensor, value: float) -> Tensor:
     """a += value for every element; returns a."""
-    backend = backend_of(a.data)
-    backend.binary("add", a.data, backend.full((), value, a.dtype), a.data)
+    number = scalar_beside(a, int(value) if a.dtype.kind == "i" else value)
+    backend_of(a.data).binary("add", a.data, number.data, a.data)
     a.version += 1
     return a
 

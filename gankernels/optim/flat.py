@@ -15,9 +15,9 @@ from gankernels.autograd import Tensor
 from gankernels.backends import backend_of
 from gankernels.backends.device_array import DeviceArray
 from gankernels.ops.creation import zeros_like
-from gankernels.ops.update import copy_
+from gankernels.ops.update import copy_, copy_parts_
 
-__all__ = ["FlatGroup", "flatten"]
+__all__ = ["FlatGroup", "flatten", "shared_buffer"]
 
 _ALIGNED = 16  # elements: a cache line of float32
 
@@ -63,7 +63,7 @@ def _address(array: Any) -> int:
     return int(array.ptr if type(array) is DeviceArray else array.ctypes.data)
 
 
-def _shared_buffer(group: Sequence[Tensor]) -> Any:
+def shared_buffer(group: Sequence[Tensor]) -> Any:
     """The buffer whose views the parameters are, in order and without others between them; None if there is none."""
     arrays = [p.data for p in group]
     buffer = arrays[0].base
@@ -96,7 +96,7 @@ class FlatGroup:
     @staticmethod
     def of(group: Sequence[Tensor]) -> FlatGroup | None:
         """The group's, or None if its parameters do not share a buffer."""
-        buffer = _shared_buffer(group)
+        buffer = shared_buffer(group)
         return None if buffer is None else FlatGroup(group, buffer)
 
     def fits(self, group: Sequence[Tensor]) -> bool:
@@ -111,9 +111,9 @@ class FlatGroup:
         """Update all parameters at once; False, and nothing done, if their states differ or a gradient is missing."""
         if any(p.grad is None for p in self.parameters) or not self._adopt(states):
             return False
-        for p, own in zip(self.parameters, self.gradients, strict=True):
-            if p.grad is not None and p.grad.data is not own.data:
-                copy_(own, p.grad)
+        given = [(own, p.grad) for p, own in zip(self.parameters, self.gradients, strict=True)]
+        fresh = [(own, g) for own, g in given if g is not None and g.data is not own.data]
+        copy_parts_(self.gradient, [own for own, _ in fresh], [g for _, g in fresh])
         update(self.buffer, self.gradient, self._state)
         for p in self.parameters:
             p.version += 1

@@ -118,12 +118,12 @@ def test_columns_have_the_bits_of_the_cpu(case: Case) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 7, 3), (1, 20, 9, 2), (3, 4, 0, 5), (1, 3, 20, 17)], ids=str)
 def test_matmul_has_the_bits_of_the_cpu_for_any_strides(shape: tuple[int, ...], dtype: Any) -> None:
     B, M, K, N = shape
-    both("matmul", [integers((B, M, K), dtype), integers((B, K, N), dtype, 1)], [poisoned((B, M, N), dtype)])
+    both("matmul", [integers((B, M, K), dtype), integers((B, K, N), dtype, 1)], [poisoned((B, M, N), dtype)], 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matmul_of_real_numbers_keeps_the_bound(dtype: Any) -> None:
     a, b = normals((2, 5, 40), dtype), normals((2, 40, 9), dtype, 1)
     bound = 2 * matmul_bound(a, b, dtype)
-    both("matmul", [a, b], [poisoned((2, 5, 9), dtype)],
+    both("matmul", [a, b], [poisoned((2, 5, 9), dtype)], 0,
          check=lambda got, want, what: assert_close(got, want, bound, what))  # fmt: skip

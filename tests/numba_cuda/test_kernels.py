@@ -108,6 +108,27 @@ def test_copies_choices_and_fills_take_every_type(dtype: Any) -> None:
     both("fill", [], [np.zeros(SHAPE, dtype)], 1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_])
+def test_parts_are_copied_as_one_by_one(dtype: Any) -> None:
+    shapes = [(2, 3), (2, 3, 4), (5,), (0, 2), (2, 3, 4), (1,), (4, 2), (3, 3), (2,), (6, 2), (40,)]
+    sources = [integers(shape, dtype, i) for i, shape in enumerate(shapes)]
+    given = [cuda_numba.from_host(a) for a in sources]
+    given[1], sources[1] = (a.transpose(2, 0, 1) for a in (given[1], sources[1]))  # two axes that do not merge
+    given[4], sources[4] = (a.transpose(2, 1, 0) for a in (given[4], sources[4]))  # three
+    given[6], sources[6] = (a[::-2] for a in (given[6], sources[6]))
+    given[7], sources[7] = given[7][:1].broadcast_to((3, 3)), np.broadcast_to(sources[7][:1], (3, 3))
+    whole = cuda_numba.full((2 * sum(a.size for a in sources),), 0, dtype)
+    targets, at = [], 0
+    for a in given:
+        step = 2 if a.ndim == 1 else 1
+        targets.append(whole[at : at + a.size * step : step].reshape(a.shape))
+        at += a.size * step
+    cuda_numba.copy_parts(given, targets, whole)
+    for want, target in zip(sources, targets, strict=True):
+        np.testing.assert_array_equal(cuda_numba.to_host(target), want)
+    assert np.count_nonzero(cuda_numba.to_host(whole)) == sum(np.count_nonzero(a) for a in sources)
+
+
 @pytest.mark.parametrize("target", [np.float32, np.float64, np.int64, np.bool_])
 @pytest.mark.parametrize("source", [np.float32, np.float64, np.int64, np.bool_])
 def test_casts_agree_with_the_cpu(source: Any, target: Any) -> None:

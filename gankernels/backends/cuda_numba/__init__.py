@@ -2,8 +2,8 @@
 no compiled module (no nvcc, or a GPU that the compiled module does not cover).
 
 What a step of training costs in launches, counted at the sizes of the recipes (the batch hardly matters): toy-gaussian
-178, and 221 in every fourth step with its gradient penalty; quickstart 733 and 1087. Most are elementwise kernels and
-sums: of quickstart's 733, convolutions and products are 53. A step that runs in Python costs 25 us of processor time
+154, and 194 in every fourth step with its gradient penalty; quickstart 649 and 988. Most are elementwise kernels and
+sums: of quickstart's 649, convolutions and products are 53. A step that runs in Python costs 30 us of processor time
 for each of them; one that is replayed (gankernels.ops.Replay, as the trainer does for the recipes) 1 to 2 us. On top
 comes what Numba itself needs for a launch.
 
@@ -29,7 +29,7 @@ FAMILIES = {
     "columns": "im2col col2im",
     "product": "matmul",
     "window": "max_window average_window spread_window gather_window scatter_window",
-    "pointwise": "unary binary compare gate select copy fill",
+    "pointwise": "unary binary compare gate select copy copy_parts fill",
     "fused": "epilogue epilogue_backward",
     "reduce": "sum softmax log_softmax",
     "norm": "channel_moments channel_affine batch_norm_backward",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from gankernels.backends.cuda_numba.arrays import flat
+import numpy as np
+
+from gankernels.backends.cuda_numba.arrays import flat, upload
 from gankernels.backends.cuda_numba.functions import binary_function, compare_function, gate_function, unary_function
 from gankernels.backends.cuda_numba.launch import elements, launch, locate, loop_of, scalar_type
 from gankernels.backends.cuda_numba.shim import cuda, jit
 from gankernels.backends.device_array import DeviceArray
 
-__all__ = ["binary", "compare", "copy", "fill", "gate", "select", "unary"]
+__all__ = ["binary", "compare", "copy", "copy_parts", "fill", "gate", "select", "unary"]
 
 
 @lru_cache(maxsize=256)
@@ -54,6 +57,27 @@ def select_kernel(condition: Any, a: Any, b: Any, y: Any, loop: Any) -> None:
 def copy_kernel(x: Any, y: Any, loop: Any) -> None:
     for i in range(cuda.grid(1), loop[0], cuda.gridsize(1)):
         y[locate(i, loop, 2, 2)] = x[locate(i, loop, 1, 2)]
+
+
+@jit
+def copy_parts_kernel(
+    y: Any, table: Any, n: int, x0: Any, x1: Any, x2: Any, x3: Any, x4: Any, x5: Any, x6: Any, x7: Any
+) -> None:
+    """`table` has a row for each x: where its elements begin among the n, in x and in y, and two axes (_part)."""
+    for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+        part = 0
+        while part < _PARTS - 1 and i >= table[(part + 1) * _PART]:
+            part += 1
+        row = part * _PART
+        j = i - table[row]
+        outer = j // table[row + 3]
+        inner = j - outer * table[row + 3]
+        at = table[row + 1] + outer * table[row + 4] + inner * table[row + 5]
+        if part < 4:
+            v = (x0[at] if part == 0 else x1[at]) if part < 2 else (x2[at] if part == 2 else x3[at])
+        else:
+            v = (x4[at] if part == 4 else x5[at]) if part < 6 else (x6[at] if part == 6 else x7[at])
+        y[table[row + 2] + outer * table[row + 6] + inner * table[row + 7]] = v
 
 
 @jit
@@ -103,6 +127,46 @@ def select(condition: DeviceArray, a: DeviceArray, b: DeviceArray, y: DeviceArra
 def copy(x: DeviceArray, y: DeviceArray) -> None:
     """y = x for every element; x is broadcast to y's shape."""
     _run(copy_kernel, (_fit(x, y), y))
+
+
+_PARTS, _PART = 8, 8  # arrays of one launch, numbers of a row
+
+
+@lru_cache(maxsize=1024)
+def _table(rows: tuple[tuple[int, ...], ...]) -> Any:
+    """Where each part begins, and the parts; those that are missing begin at the end."""
+    found = np.zeros((_PARTS, _PART), np.int64)
+    begin = 0
+    for i, (n, *row) in enumerate(rows):
+        found[i] = begin, *row
+        begin += n
+    found[len(rows) :, 0] = begin
+    return upload(found.reshape(-1))
+
+
+def _part(x: DeviceArray, y: DeviceArray, whole: DeviceArray) -> tuple[int, ...] | None:
+    """(n, first element in x and in `whole`, inner extent, outer and inner stride of x, of y); None of more axes."""
+    n, ox, _, *axes = loop_of(x, y)
+    if len(axes) > 6:
+        return None
+    extent, sx, sy, _, tx, ty = (*axes, 1, 0, 0)[:6]
+    return n, ox, (y.offset - whole.offset) // y.itemsize, extent, tx, sx, ty, sy
+
+
+def copy_parts(sources: Sequence[DeviceArray], targets: Sequence[DeviceArray], whole: DeviceArray) -> None:
+    """targets[i] = sources[i], each target a view of the row-major `whole`: several in one launch."""
+    found = []
+    for x, y in zip(sources, targets, strict=True):
+        part = _part(x, y, whole) if x.size else None
+        if part is not None:
+            found.append((flat(x), part))
+        else:
+            copy(x, y)
+    for at in range(0, len(found), _PARTS):
+        memory, rows = zip(*found[at : at + _PARTS], strict=True)
+        n = sum(row[0] for row in rows)
+        memory += memory[:1] * (_PARTS - len(memory))  # never read
+        launch(copy_parts_kernel, *elements(n), flat(whole), _table(rows), n, *memory)
 
 
 def fill(y: DeviceArray, value: float) -> None:
