@@ -2,6 +2,7 @@
 // here channels are few and images many). Every output vector is a sum over (input channel, tap) in that order,
 // whatever the batch, the lanes and the threads. conv and conv_transpose are the same gather, see lanes.hpp.
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "conv_paths.hpp"
@@ -14,67 +15,105 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kPackedBytes = int64_t(16) << 20;  // packed input held at a time, where one block is smaller
-constexpr int64_t kTaskCycles = 60000;               // rows are joined into tasks of at least about 20 microseconds
+constexpr int64_t kTaskCycles = 120000;              // rows are joined into tasks of at least about 30 microseconds
 constexpr int64_t kWindowBytes = 512 << 10;          // input that the rows of a task share: half a second-level cache
 constexpr int64_t kSharingRows = 8;                  // rows of a task where the window of all channels is larger
 
 struct ChannelBlock {
   int64_t first, valid;  // output channels within the group
   int tile;              // of the tile that computes them
+  size_t size;           // which of the distinct sizes of tiles that is
+};
+
+// How tiles of `outputs` channels cut a row of outputs, so that they multiply the least padding.
+struct RowTiles {
+  struct Tile {
+    int64_t first, positions;
+    size_t taps;
+  };
+
+  int64_t outputs;
+  std::vector<Tile> tiles;
+  std::vector<std::vector<int64_t>> taps;  // distinct sets of taps of W: a tile needs those that read the input for it
+
+  RowTiles(const Phase& w, int64_t width, int64_t outputs, int64_t widest) : outputs(outputs) {
+    const auto served = [&](int64_t first, int64_t last) {
+      std::vector<int64_t> found;
+      for (size_t k = 0; k < w.taps.size(); ++k)
+        if (w.taps[k].serves(first, last)) found.push_back(static_cast<int64_t>(k));
+      return found;
+    };
+    // least[i]: cycles of the best tiles for the positions before i, the last of which is last[i] wide
+    std::vector<int64_t> least(width + 1, std::numeric_limits<int64_t>::max()), last(width + 1);
+    least[0] = 0;
+    for (int64_t i = 1; i <= width; ++i)
+      for (int64_t p = 1; p <= std::min(i, widest); ++p) {
+        const int64_t cost = least[i - p] + static_cast<int64_t>(served(i - p, i).size()) * cycles(p) + kTileVisit;
+        if (cost <= least[i]) least[i] = cost, last[i] = p;
+      }
+    for (int64_t i = width; i > 0; i -= last[i]) {
+      std::vector<int64_t> needed = served(i - last[i], i);
+      const size_t at = static_cast<size_t>(std::find(taps.begin(), taps.end(), needed) - taps.begin());
+      if (at == taps.size()) taps.push_back(std::move(needed));
+      tiles.push_back({i - last[i], last[i], at});
+    }
+    std::reverse(tiles.begin(), tiles.end());
+  }
+
+ private:
+  static constexpr int64_t kTileVisit = 4;
+
+  // Half cycles of one tap: two multiply-adds or two loads start in a cycle, and a sum waits four for the one before.
+  int64_t cycles(int64_t positions) const { return std::max({outputs * positions, outputs + positions, int64_t{8}}); }
 };
 
 // One combination of phases of the three axes: a dense convolution with the taps it needs. Those that differ in the
 // phase of W only follow each other and fill whole rows of the output together.
 struct DensePhase {
   const Phase* axis[3];
-  int64_t outputs[3];         // of one sub-volume
-  std::vector<int64_t> cell;  // of every tap, in elements of the packed input
-  int64_t weights = 0;        // where its packed weights begin
+  int64_t outputs[3];           // of one sub-volume
+  std::vector<int64_t> cell;    // of every tap, in elements of the packed input
+  int64_t weights;              // where its packed weights begin
+  std::vector<RowTiles> tiles;  // for every number of output channels that a tile has
 
   int64_t taps() const { return static_cast<int64_t>(cell.size()); }
 };
 
-// The taps that read the input somewhere on a row of outputs, for every tile of the row: padding is not multiplied.
-// Rows in the middle of the volume need the same taps, so the lists are kept until they change.
+// The taps that read the input somewhere on a row of outputs, for every set of taps of W: padding is not multiplied.
+// Rows in the middle of the volume need the same lines of taps, so the lists are kept until those change.
 class RowTaps {
  public:
-  struct Tile {
-    int64_t first, positions;
-    std::vector<TapOffset> taps;
-  };
+  RowTaps(const DensePhase& phase, const RowTiles& tiles) : phase_(phase), tiles_(tiles), lists_(tiles.taps.size()) {}
 
-  RowTaps(const DensePhase& phase, int outputs, int64_t widest) : phase_(phase), outputs_(outputs) {
-    const int64_t width = phase.outputs[2], count = (width + widest - 1) / widest;
-    for (int64_t i = 0; i < count; ++i) {  // tiles of nearly one size
-      const int64_t first = width * i / count, last = width * (i + 1) / count;
-      tiles_.push_back({first, last - first, {}});
-    }
-  }
+  const std::vector<RowTiles::Tile>& tiles() const { return tiles_.tiles; }
+  const std::vector<TapOffset>& list(const RowTiles::Tile& tile) const { return lists_[tile.taps]; }
 
-  const std::vector<Tile>& row(int64_t d, int64_t h) {
-    const std::vector<Tap>&D = phase_.axis[0]->taps, &H = phase_.axis[1]->taps, &W = phase_.axis[2]->taps;
+  void move_to(int64_t d, int64_t h) {
+    const std::vector<Tap>&D = phase_.axis[0]->taps, &H = phase_.axis[1]->taps;
     lines_.clear();
     for (size_t i = 0; i < D.size(); ++i)
       for (size_t j = 0; D[i].serves(d, d + 1) && j < H.size(); ++j)
         if (H[j].serves(h, h + 1)) lines_.push_back(static_cast<int64_t>(i * H.size() + j));
-    if (lines_ == listed_) return tiles_;
+    if (lines_ == listed_) return;
     listed_ = lines_;
-    const int64_t line = static_cast<int64_t>(W.size());
-    for (Tile& tile : tiles_) {
-      tile.taps.clear();
-      for (const int64_t first : lines_)
-        for (int64_t k = 0; k < line; ++k)
-          if (W[k].serves(tile.first, tile.first + tile.positions))
-            tile.taps.push_back({phase_.cell[first * line + k], (first * line + k) * outputs_});
+    const int64_t width = static_cast<int64_t>(phase_.axis[2]->taps.size());
+    for (size_t i = 0; i < lists_.size(); ++i) {
+      const std::vector<int64_t>& taps = tiles_.taps[i];
+      lists_[i].resize(lines_.size() * taps.size());
+      TapOffset* tap = lists_[i].data();
+      for (const int64_t line : lines_)
+        for (const int64_t k : taps) {
+          const int64_t at = line * width + k;
+          *tap++ = {phase_.cell[at], at * tiles_.outputs};
+        }
     }
-    return tiles_;
   }
 
  private:
   const DensePhase& phase_;
-  const int outputs_;
-  std::vector<Tile> tiles_;
-  std::vector<int64_t> lines_, listed_{-1};  // (d, h) pairs of taps: needed now, and those that the tiles list
+  const RowTiles& tiles_;
+  std::vector<std::vector<TapOffset>> lists_;
+  std::vector<int64_t> lines_, listed_{-1};  // (d, h) pairs of taps: needed now, and those that are listed
 };
 
 template <class T>
@@ -96,7 +135,8 @@ class GatherConv {
     if (inputs_ == 0 || axes_[0].phases.empty() || axes_[1].phases.empty() || axes_[2].phases.empty()) return;
     for (int64_t o = 0; o < outputs_;) {
       const int tile = tile_outputs(table_, outputs_ - o);
-      blocks_.push_back({o, std::min<int64_t>(tile, outputs_ - o), tile});
+      if (sizes_.empty() || sizes_.back() != tile) sizes_.push_back(tile);
+      blocks_.push_back({o, std::min<int64_t>(tile, outputs_ - o), tile, sizes_.size() - 1});
       o += tile;
     }
     int64_t taps = 1;
@@ -136,8 +176,9 @@ class GatherConv {
     for (const Phase& d : axes_[0].phases)
       for (const Phase& h : axes_[1].phases)
         for (const Phase& w : axes_[2].phases) {
-          DensePhase phase{{&d, &h, &w}, {}, {}, weights};
+          DensePhase phase{{&d, &h, &w}, {}, {}, weights, {}};
           for (int i = 0; i < 3; ++i) phase.outputs[i] = std::min(axes_[i].sub, phase.axis[i]->outputs);
+          for (const int tile : sizes_) phase.tiles.emplace_back(w, phase.outputs[2], tile, table_.max_positions[tile]);
           for (const Tap& kd : d.taps)
             for (const Tap& kh : h.taps)
               for (const Tap& kw : w.taps)
@@ -178,31 +219,31 @@ class GatherConv {
   void compute(const T* packed, int64_t block_size, const std::vector<std::vector<Unit>>& units, int64_t count) {
     struct Task {
       const DensePhase* phase;
-      int64_t group;
-      const ChannelBlock* block;
-      int64_t lanes_block, first_row, last_row;
+      int64_t group, first_block, last_block, lanes_block, first_row, last_row;
     };
     std::vector<Task> tasks;
     for (int64_t b = 0; b < count; ++b)
       for (size_t p = 0; p < phases_.size(); p += row_phases()) {
         const DensePhase* phase = &phases_[p];
-        const int64_t rows = phase->outputs[0] * phase->outputs[1];
+        const int64_t rows = phase->outputs[0] * phase->outputs[1], blocks = static_cast<int64_t>(blocks_.size());
         int64_t work = 0;
         for (size_t i = 0; i < row_phases(); ++i) work += inputs_ * phase[i].taps() * phase[i].outputs[2];
+        const int64_t cycles = std::max<int64_t>(1, work * blocks_[0].tile / 2);  // of a row and a block of channels
+        // Small weights: blocks of channels share the lists of taps and the row, which stays in the cache.
+        const bool shared = group_weights(*phase) * static_cast<int64_t>(sizeof(T)) <= kWindowBytes / 4;
+        const int64_t together = shared ? std::min(blocks, 1 + kTaskCycles / cycles) : 1;
         const int64_t least = channels_at_once(*phase) < inputs_ ? kSharingRows : 1;
-        const int64_t step = std::max(least, 1 + kTaskCycles / std::max<int64_t>(1, work * blocks_[0].tile / 2));
-        // Small weights: blocks of channels follow each other on the same rows, which are still in the cache.
-        const bool rows_first = group_weights(*phase) * static_cast<int64_t>(sizeof(T)) <= kWindowBytes / 4;
+        const int64_t step = std::max(least, 1 + kTaskCycles / (cycles * together));
         for (int64_t g = 0; g < groups_; ++g)
-          for (int64_t r0 = 0; r0 < rows; r0 += rows_first ? step : rows)
-            for (const ChannelBlock& block : blocks_)
-              for (int64_t r = r0; r < (rows_first ? std::min(rows, r0 + step) : rows); r += step)
-                tasks.push_back({phase, g, &block, b, r, std::min(rows, r + step)});
+          for (int64_t r0 = 0; r0 < rows; r0 += shared ? step : rows)
+            for (int64_t o = 0; o < blocks; o += together)
+              for (int64_t r = r0; r < (shared ? std::min(rows, r0 + step) : rows); r += step)
+                tasks.push_back({phase, g, o, std::min(blocks, o + together), b, r, std::min(rows, r + step)});
       }
     parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
       const Task& t = tasks[i];
       compute_rows(packed + t.lanes_block * block_size + t.group * inputs_ * channel_, units[t.lanes_block], t.phase,
-                   t.group, *t.block, t.first_row, t.last_row);
+                   t.group, &blocks_[t.first_block], blocks_.data() + t.last_block, t.first_row, t.last_row);
     });
   }
 
@@ -215,36 +256,64 @@ class GatherConv {
   // Phases of W, which share the rows of the output.
   size_t row_phases() const { return axes_[2].phases.size(); }
 
-  // Computes rows of `phase` and of the phases of W after it.
+  // Computes rows of `phase` and of the phases of W after it, for the output channels of some blocks.
   void compute_rows(const T* in, const std::vector<Unit>& units, const DensePhase* phase, int64_t group,
-                    const ChannelBlock& block, int64_t first_row, int64_t last_row) {
-    const int64_t L = table_.lanes, every = phase->axis[2]->every;
+                    const ChannelBlock* block, const ChannelBlock* end, int64_t first_row, int64_t last_row) {
+    const int64_t L = table_.lanes, every = phase->axis[2]->every, first_output = block->first;
     const int64_t span = axes_[2].cuts == 1 ? axes_[2].out : axes_[2].sub * every;  // outputs of a row
-    const int64_t channels = channels_at_once(*phase), line = block.tile * span * L;
-    std::vector<RowTaps> row_taps;
+    const int64_t channels = channels_at_once(*phase), output_line = (last_row - first_row) * span * L;
+    const int64_t size = (end[-1].first + end[-1].tile - first_output) * output_line;
+    std::vector<RowTaps> row_taps;  // (phase of W, size of tile)
     for (size_t i = 0; i < row_phases(); ++i)
-      row_taps.emplace_back(phase[i], block.tile, table_.max_positions[block.tile]);
-    Scratch<T> lines((last_row - first_row) * line), plain(L * span);
-    if (static_cast<int64_t>(row_phases()) < std::min(every, axes_[2].out))
-      std::fill_n(lines.get(), (last_row - first_row) * line, T(0));
+      for (const RowTiles& tiles : phase[i].tiles) row_taps.emplace_back(phase[i], tiles);
+    Scratch<T> lines(size), plain(L * span);
+    if (static_cast<int64_t>(row_phases()) < std::min(every, axes_[2].out)) std::fill_n(lines.get(), size, T(0));
     for (int64_t c = 0; c < inputs_; c += channels)
       for (int64_t row = first_row; row < last_row; ++row) {
         const int64_t d = row / phase->outputs[1], h = row % phase->outputs[1];
         const T* at = in + c * channel_ + d * axes_[0].step * plane_ + h * axes_[1].step * row_;
-        T* to = lines.get() + (row - first_row) * line;
-        for (size_t i = 0; i < row_phases(); ++i) {
-          const int64_t w_channel = phase[i].taps() * block.tile;
-          const T* weights = weights_of(phase[i], group, block) + c * w_channel;
-          for (const auto& tile : row_taps[i].row(d, h))
-            table_.tile[block.tile][tile.positions](
-                at + tile.first * L, channel_, weights, w_channel, std::min(channels, inputs_ - c), tile.taps.data(),
-                static_cast<int64_t>(tile.taps.size()), to + (phase[i].axis[2]->first + tile.first * every) * L,
-                span * L, every * L, c > 0);
-        }
-        if (c + channels < inputs_) continue;
-        for (int64_t o = 0; o < block.valid; ++o)
-          store_row(to + o * span * L, span, units, *phase, group * outputs_ + block.first + o, d, h, plain.get());
+        for (const ChannelBlock* b = block; b < end; ++b)
+          for (size_t i = 0; i < row_phases(); ++i) {
+            T* to = lines.get() + (b->first - first_output) * output_line +
+                    ((row - first_row) * span + phase[i].axis[2]->first) * L;
+            const int64_t w_channel = phase[i].taps() * b->tile;
+            const T* weights = weights_of(phase[i], group, *b) + c * w_channel;
+            RowTaps& taps = row_taps[i * sizes_.size() + b->size];
+            taps.move_to(d, h);
+            for (const RowTiles::Tile& tile : taps.tiles()) {
+              const std::vector<TapOffset>& list = taps.list(tile);
+              table_.tile[b->tile][tile.positions](
+                  at + tile.first * L, channel_, weights, w_channel, std::min(channels, inputs_ - c), list.data(),
+                  static_cast<int64_t>(list.size()), to + tile.first * every * L, output_line, every * L, c > 0);
+            }
+          }
       }
+    for (const ChannelBlock* b = block; b < end; ++b)
+      for (int64_t o = b->first; o < b->first + b->valid; ++o)
+        store_rows(lines.get() + (o - first_output) * output_line, span, units, *phase, group * outputs_ + o, first_row,
+                   last_row, plain.get());
+  }
+
+  // Do rows of the output that follow each other lie in memory without a gap, in every lane?
+  bool rows_adjoin(const std::vector<Unit>& units, const DensePhase& phase) const {
+    for (int i = 0; i < 3; ++i)
+      if (axes_[i].cuts != 1 || (i < 2 && phase.axis[i]->outputs != axes_[i].out)) return false;
+    return units.back().image >= 0 && out_.stride[4] == 1 && out_.stride[3] == axes_[2].out &&
+           (axes_[0].out == 1 || out_.stride[2] == axes_[1].out * axes_[2].out);
+  }
+
+  void store_rows(const T* line, int64_t span, const std::vector<Unit>& units, const DensePhase& phase, int64_t channel,
+                  int64_t first_row, int64_t last_row, T* plain) {
+    const int L = table_.lanes;
+    if (rows_adjoin(units, phase)) {
+      T* rows[64];
+      for (int l = 0; l < L; ++l)
+        rows[l] = out_.data + units[l].image * out_.stride[0] + channel * out_.stride[1] + first_row * span;
+      table_.deinterleave(line, L, (last_row - first_row) * span, rows);
+      return;
+    }
+    for (int64_t row = first_row; row < last_row; ++row, line += span * L)
+      store_row(line, span, units, phase, channel, row / phase.outputs[1], row % phase.outputs[1], plain);
   }
 
   // One row of lane layout to the rows of the output that its lanes stand for.
@@ -282,6 +351,7 @@ class GatherConv {
   Axes axes_;
   const ConvTable<T>& table_;
   std::vector<ChannelBlock> blocks_;
+  std::vector<int> sizes_;  // of their tiles, each once
   std::vector<DensePhase> phases_;
   std::vector<T> packed_weights_;
   int64_t row_ = 0, plane_ = 0, channel_ = 0;  // strides of the packed input

@@ -22,7 +22,7 @@ double number(int64_t n) { return static_cast<double>(n); }
 struct Prices {
   double products, visits, packed, stored, weights, call;
 };
-constexpr Prices kDirectGather{1.21, 0, 33, 36, 127, 50e3}, kDirectWeight{1.5, 0.24, 37, 0, 500, 90e3};
+constexpr Prices kDirectGather{1.12, 0, 33, 36, 127, 50e3}, kDirectWeight{1.5, 0.24, 37, 0, 500, 90e3};
 constexpr Prices kChannelGather{1.12, 21, 25, 29, 42, 26e3}, kChannelWeight{1.13, 11, 20, 0, 41, 23e3};
 constexpr Prices kColumns{1.12, 0, 100, 120, 32, 30e3};
 
@@ -44,6 +44,9 @@ template <class T>
 double memory_price(const ConvGeometry& g) {
   return with_copy_bytes<T>(g) > kCacheBytes ? kOutOfCache : 1.0;
 }
+
+// Outputs of a row that a tile of the direct path mostly holds.
+constexpr int64_t kDirectPositions = 2;
 
 // Parts of a sum are added after they left the lanes.
 constexpr double kPartStores = 3;
@@ -73,7 +76,7 @@ ConvEstimate direct(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int6
     for (int i = 0; i < 3; ++i) {
       const int64_t all = axes[i].outputs(), sub = (all + group.cuts[i] - 1) / group.cuts[i];
       products *= tap_outputs(axes[i]) * number(sub) / number(all);
-      if (group.cuts[i] == 1) products *= served_part(axes[i]);
+      if (group.cuts[i] == 1) products *= served_part(axes[i], i == 2 ? kDirectPositions : 1);
       cells *= number(axes[i].window(sub)) * (i == 2 && group.cuts[2] > 1 ? 4 : 1);
       results *= number(axes[i].out) / number(group.cuts[i]);
     }
@@ -103,7 +106,7 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
   const double groups = number(g.groups), batch = number(g.batch), in_vectors = number((inputs + L - 1) / L);
   double pairs = batch, cells = batch, results = batch;  // pairs of an output and a tap
   for (const Axis& a : axes) {
-    pairs *= tap_outputs(a) * served_part(a);
+    pairs *= tap_outputs(a) * served_part(a, &a == &axes[2] && slot != ConvSlot::w ? conv_table<T>().rows : 1);
     cells *= number(a.window(a.outputs()));
     results *= number(a.out);
   }
@@ -147,7 +150,7 @@ ConvEstimate columns(const ConvGeometry& g, int64_t inputs, int64_t outputs) {
 // FFT's own prediction is in multiply-adds of the direct path. Its error is relative to the image, not to the cell, so
 // it has to win clearly; few taps never pay.
 constexpr int64_t kFewestFftTaps = 27;
-constexpr double kFftPrice = 1.25 * kDirectGather.products;
+constexpr double kFftPrice = 1.5;
 
 template <class T>
 ConvEstimate fft(const ConvGeometry& g) {

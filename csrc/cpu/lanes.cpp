@@ -157,12 +157,13 @@ double tap_outputs(const Axis& axis) {
   return all;
 }
 
-double served_part(const Axis& axis) {
+double served_part(const Axis& axis, int64_t tile) {
   double served = 0;
   for (const Phase& p : axis.phases)
     for (const Tap& tap : p.taps) {
       const int64_t begin = tap.e >= 0 ? 0 : ceil_div(-tap.e, axis.t);
-      served += static_cast<double>(std::min(p.outputs, (axis.in - 1 - tap.e) / axis.t + 1) - begin);
+      const int64_t end = std::min(p.outputs, (axis.in - 1 - tap.e) / axis.t + 1);
+      served += static_cast<double>(std::min(p.outputs, ceil_div(end, tile) * tile) - begin / tile * tile);
     }
   return served / tap_outputs(axis);
 }

@@ -59,9 +59,9 @@ Axes transposed_gather_axes(const ConvGeometry& g);  // open slot x: in = y, out
 Axes identity_axes(const ConvGeometry& g);           // every output reads itself: y packed as it is
 
 // The (output, tap) pairs of an axis, and the part of them that read the input; the others cost nothing while the axis
-// is uncut.
+// is uncut. Where tiles of so many outputs share their taps, one output that reads the input is enough for its tile.
 double tap_outputs(const Axis& axis);
-double served_part(const Axis& axis);
+double served_part(const Axis& axis, int64_t tile = 1);
 
 // Does every output read the input through some tap?
 bool every_output_served(const Axes& axes);
