@@ -13,7 +13,7 @@ import numpy as np
 from gankernels import nn, ops, optim
 from gankernels._device import empty_cache, memory_stats, reset_peak_memory, set_memory_limit, synchronize
 from gankernels._warmup import warmup
-from gankernels.autograd import Tensor, enable_grad, grad, is_recording, no_grad
+from gankernels.autograd import Tensor, autocast, enable_grad, grad, is_recording, no_grad
 from gankernels.backends import DeviceError, device, set_default_device
 from gankernels.backends import default_device as get_default_device
 from gankernels.backends.cpu import num_threads, set_num_threads
@@ -100,6 +100,7 @@ __all__ = [
     "amax",
     "amin",
     "arange",
+    "autocast",
     "cat",
     "ceil",
     "chunk",

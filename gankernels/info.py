@@ -64,7 +64,12 @@ def collect() -> dict[str, Any]:
         },
         "kernels": registry.served(),
         "cuda": _cuda(),
-        "isa": {"compiled": list(cpu.isa_compiled()), "present": list(cpu.isa_present()), "chosen": cpu.isa()},
+        "isa": {
+            "compiled": list(cpu.isa_compiled()),
+            "present": list(cpu.isa_present()),
+            "chosen": cpu.isa(),
+            "bf16_products": cpu.has_bf16_products(),
+        },
         "threads": {"used": cpu.num_threads(), "cores": _cores()},
         "conv_algorithm": gankernels.conv_algorithm(),
         "conv_plans": _conv_plans(),
@@ -171,6 +176,7 @@ def text(report: dict[str, Any]) -> str:
         f"  instruction sets compiled  {', '.join(isa['compiled'])}",
         f"  present on this machine    {', '.join(isa['present'])}",
         f"  chosen                     {isa['chosen']}  ({_said(report, 'GANKERNELS_ISA')})",
+        f"  bfloat16 products          {'AVX512-BF16' if isa['bf16_products'] else 'of rounded operands, in float32'}",
         f"  threads                    {threads['used']} of {threads['cores']} cores  "
         f"({_said(report, 'GANKERNELS_NUM_THREADS')})",
         f"  convolution algorithm      {report['conv_algorithm']}; for example",

@@ -16,7 +16,7 @@ from gankernels import _cpu
 from gankernels.backends.opcodes import MATMUL_PRECISIONS
 from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 
-AUTOMATIC, DIRECT, IM2COL, CHANNELS = 0, 1, 2, 5
+AUTOMATIC, DIRECT, IM2COL, CHANNELS, BF16 = 0, 1, 2, 5, 7
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -189,7 +189,8 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 ) -> None:
     p = fill(GEOMETRIES[name], integers=True)
     want = p.expected(slot).astype(np.float32)
-    for isa, threads, algorithm in product(_cpu.isa_present(), (1, 2, 3), (AUTOMATIC, DIRECT, IM2COL, CHANNELS)):
+    paths = (AUTOMATIC, DIRECT, IM2COL, CHANNELS, BF16)  # the integers have fewer than 8 bits
+    for isa, threads, algorithm in product(_cpu.isa_present(), (1, 2, 3), paths):
         _cpu.set_isa(isa)
         _cpu.set_num_threads(threads)
         np.testing.assert_array_equal(

@@ -17,7 +17,12 @@ def test_the_report_names_versions_parts_and_what_was_chosen() -> None:
     report = info.collect()
     assert report["versions"]["gankernels"] == gk.__version__
     assert report["devices"]["cpu"] == {"usable": True, "why_not": None}
-    assert report["isa"] == {"compiled": cpu.isa_compiled(), "present": cpu.isa_present(), "chosen": cpu.isa()}
+    assert report["isa"] == {
+        "compiled": cpu.isa_compiled(),
+        "present": cpu.isa_present(),
+        "chosen": cpu.isa(),
+        "bf16_products": cpu.has_bf16_products(),
+    }
     assert report["threads"]["used"] == gk.num_threads()
     assert report["conv_algorithm"] == gk.conv_algorithm()
 

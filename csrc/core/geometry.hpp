@@ -60,7 +60,9 @@ enum class ConvAlgorithm : int {
   tf32 = 6,
   bf16 = 7,
   measured = 8,
-  measured_fast = 9
+  measured_fast = 9,
+  bf16_auto = 10,
+  bf16_fast = 11
 };
 
 // A pooling window over each (n, c) image.

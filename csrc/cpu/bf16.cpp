@@ -1,12 +1,34 @@
-// Rounded copies: what the float32 kernels multiply where a processor or a path has no bf16 products of its own.
+// Which processors have bf16 products, and rounded copies: what the float32 kernels multiply where a processor or a
+// path has none.
 #include "bf16.hpp"
 
 #include <algorithm>
 #include <cstdlib>
 
+#include "dispatch.hpp"
 #include "strided.hpp"
 
+#if defined(GK_AVX512_BF16)
+#include <cpuid.h>
+#endif
+
 namespace gk::cpu {
+
+#if defined(GK_AVX512_BF16)
+namespace avx512_bf16 {
+extern const Bf16Table bf16_products;
+}
+
+const Bf16Table* bf16_table() {
+  static const bool present = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1u);
+  }();
+  return present && isa() == Isa::avx512 ? &avx512_bf16::bf16_products : nullptr;
+}
+#else
+const Bf16Table* bf16_table() { return nullptr; }
+#endif
 
 Bf16Copy::Bf16Copy(const View<const float>& x) : memory_(std::max<int64_t>(1, x.size())), view_(x) {
   // Axes of the copy in the order of the original's strides: kernels prefer what lies in memory as it did.

@@ -5,9 +5,13 @@
 #include <cstring>
 
 #include "../core/view.hpp"
+#include "isa/bf16.hpp"
 #include "scratch.hpp"
 
 namespace gk::cpu {
+
+// The loops over pairs of this processor under the instruction set in use; null where there are none.
+const Bf16Table* bf16_table();
 
 // The upper half of the rounded number; a NaN stays one (its quiet bit is set, lest the upper half be an infinity).
 inline std::uint16_t bf16_bits(float x) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "bf16.hpp"
 #include "parallel.hpp"
 #include "scratch.hpp"
 
@@ -94,6 +95,41 @@ void pack_channels(const View<const T>& in, const Axes& axes, const ChannelCells
   parallel_for(count * blocks * planes, [&](int64_t i) {
     const int64_t n = i / (blocks * planes), b = i / planes % blocks, d = i % planes;
     pack_channels(in, axes, cells, first + n, b / cells.blocks, b % cells.blocks, d, dst + i * cells.plane);
+  });
+}
+
+void pack_channel_pairs(const View<const float>& in, const Axes& axes, const ChannelCells& cells, int64_t first,
+                        int64_t count, Bf16Pair* dst) {
+  ChannelCells numbers = cells;
+  numbers.channels = in.shape[1] / cells.groups;
+  numbers.width *= 2, numbers.row *= 2, numbers.plane *= 2;
+  const int64_t planes = axes[0].cells(), blocks = cells.groups * cells.blocks;
+  parallel_for(count * blocks * planes, [&](int64_t i) {
+    const int64_t n = i / (blocks * planes), b = i / planes % blocks, d = i % planes;
+    Scratch<float> plane(numbers.plane);
+    pack_channels(in, axes, numbers, first + n, b / cells.blocks, b % cells.blocks, d, plane.get());
+    bf16_table()->narrow(plane.get(), cells.plane, dst + i * cells.plane);
+  });
+}
+
+void pack_image_pair(const View<const float>& in, const Axes& axes, const ChannelCells& cells, int64_t n, int64_t group,
+                     int64_t block, int64_t d, Bf16Pair* dst) {
+  Scratch<float> planes(2 * cells.plane);
+  float *low = planes.get(), *high = low + cells.plane;
+  pack_channels(in, axes, cells, n, group, block, d, low);
+  if (n + 1 < in.shape[0])
+    pack_channels(in, axes, cells, n + 1, group, block, d, high);
+  else
+    std::fill_n(high, cells.plane, 0.0f);
+  bf16_table()->merge(low, high, cells.plane, dst);
+}
+
+void pack_image_pairs(const View<const float>& in, const Axes& axes, const ChannelCells& cells, int64_t first,
+                      int64_t pairs, Bf16Pair* dst) {
+  const int64_t planes = axes[0].cells(), blocks = cells.groups * cells.blocks;
+  parallel_for(pairs * blocks * planes, [&](int64_t i) {
+    const int64_t n = first + 2 * (i / (blocks * planes)), b = i / planes % blocks;
+    pack_image_pair(in, axes, cells, n, b / cells.blocks, b % cells.blocks, i % planes, dst + i * cells.plane);
   });
 }
 

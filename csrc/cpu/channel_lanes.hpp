@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "isa/bf16.hpp"
 #include "lanes.hpp"
 
 namespace gk::cpu {
@@ -30,6 +31,19 @@ void pack_channels(const View<const T>& in, const Axes& axes, const ChannelCells
 template <class T>
 void pack_channels(const View<const T>& in, const Axes& axes, const ChannelCells& cells, int64_t first, int64_t count,
                    T* dst);
+
+// The same in pairs of neighbouring channels, rounded to bfloat16: `cells` count pairs (the last one of an odd number
+// holds a zero), blocks that are wider than half a vector hold whole halves.
+void pack_channel_pairs(const View<const float>& in, const Axes& axes, const ChannelCells& cells, int64_t first,
+                        int64_t count, Bf16Pair* dst);
+
+// Plane d of one block of images n and n + 1, in pairs of the two; zeros beyond the last image.
+void pack_image_pair(const View<const float>& in, const Axes& axes, const ChannelCells& cells, int64_t n, int64_t group,
+                     int64_t block, int64_t d, Bf16Pair* dst);
+
+// All of the pairs that images [first, ...) make, on the pool.
+void pack_image_pairs(const View<const float>& in, const Axes& axes, const ChannelCells& cells, int64_t first,
+                      int64_t pairs, Bf16Pair* dst);
 
 // `vectors` vectors of channels cut into blocks of at most kMaxVectors, of nearly one size.
 struct VectorBlock {

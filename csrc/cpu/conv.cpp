@@ -1,6 +1,8 @@
 // The three open slots of a convolution, computed by the path that conv_plan.cpp chooses.
 #include <chrono>
+#include <type_traits>
 
+#include "bf16.hpp"
 #include "conv_paths.hpp"
 #include "conv_plan.hpp"
 #include "kernels.hpp"
@@ -15,7 +17,7 @@ using Kernel = void (*)(A, B, C, const ConvGeometry&);
 
 template <class K>
 struct Paths {
-  K direct, channels, im2col, fft;
+  K direct, channels, im2col, fft, bf16;
 
   K of(ConvAlgorithm path) const {
     switch (path) {
@@ -25,6 +27,8 @@ struct Paths {
         return im2col;
       case ConvAlgorithm::fft:
         return fft;
+      case ConvAlgorithm::bf16:
+        return bf16;
       default:
         return direct;
     }
@@ -38,7 +42,7 @@ ConvAlgorithm measure(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked,
   if (conv_plan_known<T>(g, slot, asked, &path)) return path;
   double least = -1;
   path = ConvAlgorithm::direct;
-  for (const ConvEstimate& estimate : conv_estimates<T>(g, slot, asked == ConvAlgorithm::measured_fast)) {
+  for (const ConvEstimate& estimate : conv_estimates<T>(g, slot, asked)) {
     const ConvAlgorithm candidate = estimate.path;
     run(candidate);
     const auto start = std::chrono::steady_clock::now();
@@ -56,9 +60,24 @@ void run(const Paths<Kernel<A, B, C>>& paths, A a, B b, C c, const ConvGeometry&
   const Inline small(g.batch * g.out_channels * g.y_volume() * (g.in_channels / g.groups) * g.taps() < kSmallWork);
   const auto with = [&](ConvAlgorithm path) { paths.of(path)(a.volume(), b.volume(), c.volume(), g); };
   if (asked == ConvAlgorithm::measured || asked == ConvAlgorithm::measured_fast)
-    with(measure<T>(g, slot, asked, with));
+    return with(measure<T>(g, slot, asked, with));
+  const ConvAlgorithm path = conv_plan<T>(g, slot, asked);
+  if constexpr (std::is_same_v<T, float>) {
+    if (rounds_to_bf16<T>(asked) && path != ConvAlgorithm::bf16 && path != ConvAlgorithm::fft) {
+      const Bf16Copy first(a.volume()), second(b.volume());
+      return paths.of(path)(first.view(), second.view(), c.volume(), g);
+    }
+  }
+  with(path);
+}
+
+// A path that only one type has.
+template <class T>
+auto only_float(void (*f)(View<const float>, View<const float>, View<float>, const ConvGeometry&)) {
+  if constexpr (std::is_same_v<T, float>)
+    return f;
   else
-    with(conv_plan<T>(g, slot, asked));
+    return static_cast<Kernel<View<const T>, View<const T>, View<T>>>(nullptr);
 }
 
 }  // namespace
@@ -66,21 +85,23 @@ void run(const Paths<Kernel<A, B, C>>& paths, A a, B b, C c, const ConvGeometry&
 template <class T>
 void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
   const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_direct<T>, conv_channels<T>, conv_im2col<T>,
-                                                                   conv_fft<T>};
+                                                                   conv_fft<T>, only_float<T>(conv_bf16)};
   run<T>(paths, x, w, y, g, ConvSlot::y, a);
 }
 
 template <class T>
 void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
   const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_transpose_direct<T>, conv_transpose_channels<T>,
-                                                                   conv_transpose_im2col<T>, conv_transpose_fft<T>};
+                                                                   conv_transpose_im2col<T>, conv_transpose_fft<T>,
+                                                                   only_float<T>(conv_transpose_bf16)};
   run<T>(paths, y, w, x, g, ConvSlot::x, a);
 }
 
 template <class T>
 void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
   const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_weight_direct<T>, conv_weight_channels<T>,
-                                                                   conv_weight_im2col<T>, conv_weight_fft<T>};
+                                                                   conv_weight_im2col<T>, conv_weight_fft<T>,
+                                                                   only_float<T>(conv_weight_bf16)};
   run<T>(paths, x, y, w, g, ConvSlot::w, a);
 }
 

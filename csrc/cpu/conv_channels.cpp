@@ -7,8 +7,10 @@
 // conv and conv_transpose are the same gather, see lanes.hpp.
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
+#include "bf16.hpp"
 #include "channel_lanes.hpp"
 #include "conv_paths.hpp"
 #include "kernels.hpp"
@@ -51,7 +53,9 @@ struct RowsOfTile {
   Box box;
 };
 
-template <class T>
+// E is what packed cells and weights hold: numbers of T, or pairs of channels rounded to bfloat16, which then are the
+// channels of everything but the plain arrays.
+template <class T, class E>
 class ChannelConv {
  public:
   ChannelConv(View<const T> in, View<T> out, Weights<T> w, int64_t groups, Axes axes)
@@ -59,7 +63,8 @@ class ChannelConv {
         out_(out),
         w_(w),
         groups_(groups),
-        inputs_(in.shape[1] / groups),
+        channels_(in.shape[1] / groups),
+        inputs_((channels_ + kHalves - 1) / kHalves),
         outputs_(out.shape[1] / groups),
         axes_(std::move(axes)),
         table_(conv_table<T>()),
@@ -75,21 +80,26 @@ class ChannelConv {
       a.lay_out(1, false);
       taps *= static_cast<int64_t>(a.phases[0].taps.size());
     }
-    const ChannelCells cells(axes_, inputs_, groups_, std::max(kProducts / taps, kRun), table_.lanes, parts_);
+    const ChannelCells cells(axes_, inputs_, groups_, std::max(kProducts / taps, kRun), table_.lanes / kHalves, parts_);
     plan_phases(cells);
-    Scratch<T> weights(packed_weights_);
+    Scratch<E> weights(packed_weights_);
     pack_weights(cells, weights.get());
-    const int64_t image_bytes = cells.image * static_cast<int64_t>(sizeof(T));
+    const int64_t image_bytes = cells.image * static_cast<int64_t>(sizeof(E));
     const int64_t per_round = std::max<int64_t>(1, std::min(in_.shape[0], kPackedBytes / image_bytes));
-    Scratch<T> packed(per_round * cells.image);
+    Scratch<E> packed(per_round * cells.image);
     for (int64_t n = 0; n < in_.shape[0]; n += per_round) {
       const int64_t count = std::min(per_round, in_.shape[0] - n);
-      pack_channels(in_, axes_, cells, n, count, packed.get());
+      if constexpr (kHalves == 2)
+        pack_channel_pairs(in_, axes_, cells, n, count, packed.get());
+      else
+        pack_channels(in_, axes_, cells, n, count, packed.get());
       compute(cells, packed.get(), weights.get(), n, count);
     }
   }
 
  private:
+  static constexpr int kHalves = std::is_same_v<E, Bf16Pair> ? 2 : 1;
+
   void plan_phases(const ChannelCells& cells) {
     for (const Phase& d : axes_[0].phases)
       for (const Phase& h : axes_[1].phases)
@@ -133,7 +143,7 @@ class ChannelConv {
            (out.first * steps(inputs_) + steps(first_input) * out.vectors * table_.lanes) * phase.taps();
   }
 
-  void pack_weights(const ChannelCells& cells, T* dst) {
+  void pack_weights(const ChannelCells& cells, E* dst) {
     const int64_t blocks = static_cast<int64_t>(blocks_.size()), L = table_.lanes;
     const int64_t KH = kernel(1), KW = kernel(2), all = kernel(0) * KH * KW;
     const bool dense =
@@ -145,21 +155,34 @@ class ChannelConv {
       const bool chained = dense && w_.input == all && parts_ == 1;  // the taps of the next step follow in memory
       const int64_t bytes = all * L * static_cast<int64_t>(sizeof(T));
       const int64_t at_once = std::min(count, std::max(kChannelsAtOnce, kTurnedBytes / bytes));
-      Scratch<T> turned(at_once * all * L), zeros(at_once * all);
-      std::fill_n(zeros.get(), at_once * all, T(0));
+      Scratch<T> turned(at_once * kHalves * all * L), zeros(at_once * kHalves * all);
+      std::fill_n(zeros.get(), at_once * kHalves * all, T(0));
       std::vector<int64_t> channel(at_once);  // (step) of the turned ones, in vectors
       for (int64_t j = 0; j < at_once; ++j) channel[j] = j * all;
       for (int64_t c = 0; c < count; c += at_once)
         for (int64_t v = 0; v < step; v += L) {
           const int64_t some = std::min(at_once, count - c), valid = std::min(L, out.valid - v);
-          const T* from = w_.data + group * w_.group + (out.first + v) * w_.output + (first + c * parts_) * w_.input;
-          for (int64_t j = 0; j < (chained ? 1 : some); ++j)
-            turn(from + j * parts_ * w_.input, valid, cells.valid(b) - (c + j) * parts_, chained ? some * all : all,
-                 dense, KH, KW, zeros.get(), turned.get() + j * all * L);
+          const int64_t input = (first + c * parts_) * kHalves, left = channels_ - input;
+          const T* from = w_.data + group * w_.group + (out.first + v) * w_.output + input * w_.input;
+          if (chained) {
+            const int64_t all_taps = std::min(some * kHalves, left) * all;
+            turn(from, valid, 1, all_taps, dense, KH, KW, zeros.get(), turned.get());
+            std::fill(turned.get() + all_taps * L, turned.get() + some * kHalves * all * L, T(0));
+          }
+          for (int64_t j = 0; j < some * kHalves && !chained; ++j) {
+            const int64_t ahead = j / kHalves * parts_ * kHalves + j % kHalves;
+            turn(from + ahead * w_.input, valid, (left - ahead + kHalves - 1) / kHalves, all, dense, KH, KW,
+                 zeros.get(), turned.get() + j * all * L);
+          }
           for (const PhaseTaps& phase : phases_) {
-            T* to = dst + weights_of(phase, group, out, first) + c * step + v;
+            E* to = dst + weights_of(phase, group, out, first) + c * step + v;
             for (const int64_t k : phase.index) {
-              table_.pick_cells(turned.get() + k * L, channel.data(), 0, at_once * all, some, to, step);
+              const T* tap = turned.get() + k * L;
+              if constexpr (kHalves == 2)
+                for (int64_t j = 0; j < some; ++j)
+                  bf16_table()->merge(tap + 2 * j * all * L, tap + (2 * j + 1) * all * L, L, to + j * step);
+              else
+                table_.pick_cells(tap, channel.data(), 0, at_once * all, some, to, step);
               to += count * step;
             }
           }
@@ -174,7 +197,7 @@ class ChannelConv {
     int64_t at_lane[64];
     bool used[64];
     for (int64_t l = 0; l < L; ++l) {
-      at_lane[l] = l / parts_ * w_.output + l % parts_ * w_.input;
+      at_lane[l] = l / parts_ * w_.output + l % parts_ * kHalves * w_.input;
       used[l] = l / parts_ < valid && l % parts_ < inputs;
     }
     if (dense) {
@@ -197,7 +220,7 @@ class ChannelConv {
 
   int64_t row_phases() const { return static_cast<int64_t>(axes_[2].phases.size()); }
 
-  void compute(const ChannelCells& cells, const T* x, const T* weights, int64_t first_image, int64_t count) {
+  void compute(const ChannelCells& cells, const E* x, const E* weights, int64_t first_image, int64_t count) {
     std::vector<Task> tasks;
     int64_t width = 0;  // outputs of a row
     for (const Phase& w : axes_[2].phases) width += w.outputs;
@@ -216,12 +239,19 @@ class ChannelConv {
                  [&](int64_t i) { compute_rows(cells, x, weights, first_image, tasks[i]); });
   }
 
-  void compute_rows(const ChannelCells& cells, const T* x, const T* weights, int64_t first_image, const Task& task) {
+  auto tile(int vectors) const {
+    if constexpr (kHalves == 2)
+      return parts_ > 1 ? bf16_table()->part_tile[parts_] : bf16_table()->row_tile[vectors];
+    else
+      return parts_ > 1 ? table_.part_tile[parts_] : table_.row_tile[vectors];
+  }
+
+  void compute_rows(const ChannelCells& cells, const E* x, const E* weights, int64_t first_image, const Task& task) {
     const int64_t rows = task.last_row - task.first_row, step = task.block->vectors * table_.lanes;
     const int64_t line = axes_[2].out * step;
     Scratch<T> sums(rows * line + step);  // one cell more, for positions that a tile lacks
     if (row_phases() < std::min(task.phase->axis[2]->every, axes_[2].out)) std::fill_n(sums.get(), rows * line, T(0));
-    const auto tile_of = parts_ > 1 ? table_.part_tile[parts_] : table_.row_tile[task.block->vectors];
+    const auto tile_of = tile(task.block->vectors);
     std::vector<RowsOfTile> tiles;
     std::vector<TapOffset> taps;
     for (int64_t i = 0; i < row_phases(); ++i) {
@@ -230,8 +260,8 @@ class ChannelConv {
       const int64_t lines = static_cast<int64_t>(phase.cell.size());
       for (int64_t b = 0; b < cells.blocks; ++b) {
         const int64_t run = steps(cells.valid(b)) * phase.line, elements = run * step;
-        const T* w = weights + weights_of(phase, task.group, *task.block, b * cells.width);
-        const int64_t at_once = std::max<int64_t>(1, kWeightBytes / (elements * static_cast<int64_t>(sizeof(T))));
+        const E* w = weights + weights_of(phase, task.group, *task.block, b * cells.width);
+        const int64_t at_once = std::max<int64_t>(1, kWeightBytes / (elements * static_cast<int64_t>(sizeof(E))));
         for (int64_t first = 0; first < lines; first += at_once) {
           const bool accumulate = b > 0 || first > 0;
           const Box* listed = nullptr;
@@ -352,7 +382,7 @@ class ChannelConv {
   const View<const T> in_;
   const View<T> out_;
   const Weights<T> w_;
-  const int64_t groups_, inputs_, outputs_;  // channels per group
+  const int64_t groups_, channels_, inputs_, outputs_;  // channels per group; inputs in numbers of E
   Axes axes_;
   const ConvTable<T>& table_;
   const int parts_;
@@ -365,12 +395,20 @@ class ChannelConv {
 
 template <class T>
 void conv_channels(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
-  ChannelConv<T>(x, y, conv_weights(w, g), g.groups, gather_axes(g)).run();
+  ChannelConv<T, T>(x, y, conv_weights(w, g), g.groups, gather_axes(g)).run();
 }
 
 template <class T>
 void conv_transpose_channels(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  ChannelConv<T>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g)).run();
+  ChannelConv<T, T>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g)).run();
+}
+
+void conv_bf16(View<const float> x, View<const float> w, View<float> y, const ConvGeometry& g) {
+  ChannelConv<float, Bf16Pair>(x, y, conv_weights(w, g), g.groups, gather_axes(g)).run();
+}
+
+void conv_transpose_bf16(View<const float> y, View<const float> w, View<float> x, const ConvGeometry& g) {
+  ChannelConv<float, Bf16Pair>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g)).run();
 }
 
 #define GK_INSTANTIATE(T)                                                                     \

@@ -2,8 +2,10 @@
 // positions) by (positions x output channels) that reads x in place, see conv_channels.cpp. A task owns the sums of a
 // block of channels pairs and some taps, and adds all positions to them in order; the geometry alone fixes the tasks.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "bf16.hpp"
 #include "channel_lanes.hpp"
 #include "conv_paths.hpp"
 #include "kernels.hpp"
@@ -18,7 +20,8 @@ constexpr int64_t kPositions = 256;                  // of a pass over the sums:
 constexpr int64_t kChained = 256;                    // weights of an output channel that are written at once
 constexpr int64_t kTasks = 64;                       // wanted where there are fewer pairs of blocks
 
-template <class T>
+// E is what packed cells hold: numbers of T, or pairs of two images rounded to bfloat16, which then are one image.
+template <class T, class E>
 class ChannelWeightSum {
  public:
   ChannelWeightSum(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g)
@@ -30,6 +33,7 @@ class ChannelWeightSum {
         outputs_(g.out_channels / g.groups),
         axes_(gather_axes(g)),
         y_axes_(identity_axes(g)),
+        images_((g.batch + kHalves - 1) / kHalves),
         table_(conv_table<T>()) {}
 
   void run() {
@@ -51,13 +55,16 @@ class ChannelWeightSum {
     parallel_chunks(g_.groups * channels_ * block_sums_, int64_t(1) << 18,
                     [&](int64_t begin, int64_t end) { std::fill(sums.get() + begin, sums.get() + end, T(0)); });
     const int64_t y_image = g_.groups * channels_ * g_.y_volume();
-    const int64_t image_bytes = (x_cells.image + y_image) * static_cast<int64_t>(sizeof(T));
-    const int64_t per_round = std::max<int64_t>(1, std::min(g_.batch, kPackedBytes / image_bytes));
-    Scratch<T> x(per_round * x_cells.image + 8), y(per_round * y_image);  // a tile may read past the last channel
-    std::fill_n(x.get() + per_round * x_cells.image, 8, T(0));
-    for (int64_t n = 0; n < g_.batch; n += per_round) {
-      const int64_t count = std::min(per_round, g_.batch - n);
-      pack_channels(x_, axes_, x_cells, n, count, x.get());
+    const int64_t image_bytes = (x_cells.image + y_image) * static_cast<int64_t>(sizeof(E));
+    const int64_t per_round = std::max<int64_t>(1, std::min(images_, kPackedBytes / image_bytes));
+    Scratch<E> x(per_round * x_cells.image + 8), y(per_round * y_image);  // a tile may read past the last channel
+    std::fill_n(x.get() + per_round * x_cells.image, 8, E(0));
+    for (int64_t n = 0; n < images_; n += per_round) {
+      const int64_t count = std::min(per_round, images_ - n);
+      if constexpr (kHalves == 2)
+        pack_image_pairs(x_, axes_, x_cells, 2 * n, count, x.get());
+      else
+        pack_channels(x_, axes_, x_cells, n, count, x.get());
       pack_y(n, count, y.get());
       add(x_cells, x.get(), y.get(), count, padded, sums.get());
     }
@@ -65,6 +72,8 @@ class ChannelWeightSum {
   }
 
  private:
+  static constexpr int kHalves = std::is_same_v<E, Bf16Pair> ? 2 : 1;
+
   struct LineOfTaps {
     const Tap *d, *h;
     int64_t cell;   // of its first tap
@@ -95,7 +104,7 @@ class ChannelWeightSum {
   }
 
   // (group, block, image, position, vector of the block)
-  void pack_y(int64_t first, int64_t count, T* dst) const {
+  void pack_y(int64_t first, int64_t count, E* dst) const {
     const int64_t blocks = static_cast<int64_t>(blocks_.size()), volume = g_.y_volume(), planes = g_.y[0];
     parallel_for(g_.groups * blocks * count * planes, [&](int64_t i) {
       const VectorBlock& block = blocks_[i / (count * planes) % blocks];
@@ -105,8 +114,11 @@ class ChannelWeightSum {
       cells.width = width, cells.row = g_.y[2] * width, cells.plane = g_.y[1] * cells.row;
       View<const T> from = y_;
       from.data += (group * outputs_ + block.first) * y_.stride[1];
-      pack_channels(from, y_axes_, cells, first + n, 0, 0, d,
-                    dst + y_at(group, block, count) + n * volume * width + d * cells.plane);
+      E* to = dst + y_at(group, block, count) + n * volume * width + d * cells.plane;
+      if constexpr (kHalves == 2)
+        pack_image_pair(from, y_axes_, cells, 2 * (first + n), 0, 0, d, to);
+      else
+        pack_channels(from, y_axes_, cells, first + n, 0, 0, d, to);
     });
   }
 
@@ -115,7 +127,7 @@ class ChannelWeightSum {
   }
 
   // Adds the packed images to the sums (group, block, input block, line of taps, row, vector of the block).
-  void add(const ChannelCells& cells, const T* x, const T* y, int64_t images, int64_t padded, T* sums) const {
+  void add(const ChannelCells& cells, const E* x, const E* y, int64_t images, int64_t padded, T* sums) const {
     const int64_t blocks = static_cast<int64_t>(blocks_.size()), lines = static_cast<int64_t>(taps_of_.size());
     const int64_t pairs = g_.groups * blocks * cells.blocks;
     const int64_t parts = std::min(lines, (kTasks + pairs - 1) / pairs);
@@ -133,8 +145,15 @@ class ChannelWeightSum {
            input_block * static_cast<int64_t>(taps_of_.size()) * padded * block.vectors * table_.lanes;
   }
 
+  auto tiles(int outputs) const {
+    if constexpr (kHalves == 2)
+      return bf16_table()->tile[outputs];
+    else
+      return table_.tile[outputs];
+  }
+
   // Lines [first, last) of taps, `rows` numbers of x each.
-  void add_block(const ChannelCells& cells, const T* x, const T* y, int64_t images, const VectorBlock& block,
+  void add_block(const ChannelCells& cells, const E* x, const E* y, int64_t images, const VectorBlock& block,
                  int64_t first, int64_t last, int64_t rows, int64_t padded, T* sums) const {
     const int64_t width = block.vectors * table_.lanes, H = g_.y[1], W = g_.y[2];
     const int64_t some_rows = std::max<int64_t>(1, std::min(H, kPositions / W));
@@ -150,11 +169,11 @@ class ChannelWeightSum {
             if (begin >= end) continue;
             for (int64_t r = 0; r < rows;) {
               const int tile = tile_outputs(table_, std::min<int64_t>(rows - r, table_.wide_outputs));
-              table_.tile[tile][block.vectors](y + (n * g_.y[0] + d) * H * W * width, g_.y_volume() * width,
-                                               x + n * cells.image + d * axes_[0].step * cells.plane + taps.cell + r,
-                                               cells.image, std::min(some_images, images - n),
-                                               positions_[block.vectors].data() + begin * W, (end - begin) * W,
-                                               sums + (t * padded + r) * width, width, table_.lanes, true);
+              tiles(tile)[block.vectors](y + (n * g_.y[0] + d) * H * W * width, g_.y_volume() * width,
+                                         x + n * cells.image + d * axes_[0].step * cells.plane + taps.cell + r,
+                                         cells.image, std::min(some_images, images - n),
+                                         positions_[block.vectors].data() + begin * W, (end - begin) * W,
+                                         sums + (t * padded + r) * width, width, table_.lanes, true);
               r += tile;
             }
           }
@@ -197,6 +216,7 @@ class ChannelWeightSum {
   const ConvGeometry g_;
   const int64_t inputs_, outputs_;  // channels per group
   Axes axes_, y_axes_;
+  const int64_t images_;
   const ConvTable<T>& table_;
   std::vector<VectorBlock> blocks_;
   std::vector<LineOfTaps> taps_of_;
@@ -210,7 +230,11 @@ class ChannelWeightSum {
 
 template <class T>
 void conv_weight_channels(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
-  ChannelWeightSum<T>(x, y, w, g).run();
+  ChannelWeightSum<T, T>(x, y, w, g).run();
+}
+
+void conv_weight_bf16(View<const float> x, View<const float> y, View<float> w, const ConvGeometry& g) {
+  ChannelWeightSum<float, Bf16Pair>(x, y, w, g).run();
 }
 
 template void conv_weight_channels<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&);

@@ -20,6 +20,11 @@ void conv_transpose_channels(View<const T> y, View<const T> w, View<T> x, const 
 template <class T>
 void conv_weight_channels(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 
+// The channels path with pairs of factors rounded to bfloat16: where the processor has products of them (bf16.hpp).
+void conv_bf16(View<const float> x, View<const float> w, View<float> y, const ConvGeometry& g);
+void conv_transpose_bf16(View<const float> y, View<const float> w, View<float> x, const ConvGeometry& g);
+void conv_weight_bf16(View<const float> x, View<const float> y, View<float> w, const ConvGeometry& g);
+
 template <class T>
 void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
 template <class T>

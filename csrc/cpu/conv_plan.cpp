@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 
+#include "bf16.hpp"
 #include "channel_lanes.hpp"
 #include "conv_paths.hpp"
 
@@ -91,10 +92,17 @@ ConvEstimate direct(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int6
   return priced(e, slot == ConvSlot::w ? kDirectWeight : kDirectGather);
 }
 
+// In pairs of bfloat16 numbers a gather has half the inputs, a weights gradient half the images; products of pairs cost
+// what those of numbers do. Packing rounds too.
+constexpr double kPairPacking = 1.5;
+
 template <class T>
-ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t inputs, int64_t outputs) {
+ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t channel_inputs, int64_t outputs,
+                      bool pairs_of_numbers) {
   const int L = conv_table<T>().lanes;
-  ConvEstimate e{ConvAlgorithm::channels, 0, 0, 0, 0, 0, 0};
+  ConvEstimate e{pairs_of_numbers ? ConvAlgorithm::bf16 : ConvAlgorithm::channels, 0, 0, 0, 0, 0, 0};
+  const int64_t inputs = pairs_of_numbers && slot != ConvSlot::w ? (channel_inputs + 1) / 2 : channel_inputs;
+  const int64_t images = pairs_of_numbers && slot == ConvSlot::w ? (g.batch + 1) / 2 : g.batch;
   const std::vector<VectorBlock> blocks = vector_blocks(outputs, L, ConvTable<T>::kMaxVectors);
   double vectors = 0, priced_vectors = 0;
   for (const VectorBlock& b : blocks) {
@@ -103,8 +111,9 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
   }
   const int parts = lane_parts(conv_table<T>(), inputs, outputs);
   const double steps = number((inputs + parts - 1) / parts);
-  const double groups = number(g.groups), batch = number(g.batch), in_vectors = number((inputs + L - 1) / L);
-  double pairs = batch, cells = batch, results = batch;  // pairs of an output and a tap
+  const double groups = number(g.groups), batch = number(images);
+  const double in_vectors = number((channel_inputs + L - 1) / L);
+  double pairs = batch, cells = number(g.batch), results = cells;  // pairs of an output and a tap
   for (const Axis& a : axes) {
     pairs *= tap_outputs(a) * served_part(a, &a == &axes[2] && slot != ConvSlot::w ? conv_table<T>().rows : 1);
     cells *= number(a.window(a.outputs()));
@@ -129,6 +138,7 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
   }
   e.weights = (slot == ConvSlot::w ? number(inputs) : steps) * vectors * number(g.taps()) * groups;
   if (slot != ConvSlot::w) e.weights *= memory_price<T>(g);
+  if (pairs_of_numbers) e.packed *= kPairPacking;
   return priced(e, slot == ConvSlot::w ? kChannelWeight : kChannelGather);
 }
 
@@ -176,15 +186,15 @@ std::map<Key, ConvAlgorithm> remembered;
 
 template <class T>
 ConvAlgorithm choose(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
+  if (asked == ConvAlgorithm::bf16 && rounds_to_bf16<T>(asked) && bf16_table()) return asked;
   if (asked == ConvAlgorithm::fft) return conv_fft_covers<T>(g) ? asked : ConvAlgorithm::direct;
-  const bool fast = asked == ConvAlgorithm::fast || asked == ConvAlgorithm::measured_fast;
-  return conv_estimates<T>(g, slot, fast)[0].path;
+  return conv_estimates<T>(g, slot, asked)[0].path;
 }
 
 }  // namespace
 
 template <class T>
-std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, bool with_fft) {
+std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
   const Axes axes = slot == ConvSlot::x ? transposed_gather_axes(g) : gather_axes(g);
   int64_t inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   if (slot == ConvSlot::x) std::swap(inputs, outputs);
@@ -192,8 +202,13 @@ std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, b
   for (const Axis& a : axes) empty = empty || a.phases.empty() || a.out == 0;
   if (empty) return {{ConvAlgorithm::direct, 0, 0, 0, 0, 0, 0}};
   std::vector<ConvEstimate> found{direct<T>(g, slot, axes, inputs, outputs),
-                                  channels<T>(g, slot, axes, inputs, outputs)};
-  if (slot == ConvSlot::x && with_copy_bytes<T>(g) > kCacheBytes / 2) found.push_back(columns<T>(g, inputs, outputs));
+                                  channels<T>(g, slot, axes, inputs, outputs, false)};
+  const bool rounds = rounds_to_bf16<T>(asked);  // a rounded copy of the weights would cost what columns save
+  if (slot == ConvSlot::x && !rounds && with_copy_bytes<T>(g) > kCacheBytes / 2)
+    found.push_back(columns<T>(g, inputs, outputs));
+  if (rounds && bf16_table()) found.push_back(channels<T>(g, slot, axes, inputs, outputs, true));
+  const bool with_fft = asked == ConvAlgorithm::fft || asked == ConvAlgorithm::fast ||
+                        asked == ConvAlgorithm::measured_fast || asked == ConvAlgorithm::bf16_fast;
   if (with_fft && g.taps() >= kFewestFftTaps && conv_fft_covers<T>(g)) found.push_back(fft<T>(g));
   std::stable_sort(found.begin(), found.end(),
                    [](const ConvEstimate& a, const ConvEstimate& b) { return a.cost < b.cost; });
@@ -227,10 +242,10 @@ ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm aske
   return path;
 }
 
-#define GK_INSTANTIATE(T)                                                                           \
-  template std::vector<ConvEstimate> conv_estimates<T>(const ConvGeometry&, ConvSlot, bool);        \
-  template ConvAlgorithm conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm);                \
-  template void remember_conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm, ConvAlgorithm); \
+#define GK_INSTANTIATE(T)                                                                             \
+  template std::vector<ConvEstimate> conv_estimates<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm); \
+  template ConvAlgorithm conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm);                  \
+  template void remember_conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm, ConvAlgorithm);   \
   template bool conv_plan_known<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm, ConvAlgorithm*);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

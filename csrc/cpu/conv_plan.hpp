@@ -20,12 +20,19 @@ struct ConvEstimate {
   double cost;
 };
 
-// The paths to choose from, cheapest first.
+// The paths to choose from where `asked` is asked for, cheapest first.
 template <class T>
-std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, bool with_fft);
+std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked);
 
-// The path that is taken where `asked` is asked for: direct, channels, im2col or fft. Remembered for each geometry;
-// what is to be measured and has not been yet is predicted.
+// Are factors of type T to be rounded to bfloat16, where float32 is not predicted to be faster by FFT?
+template <class T>
+bool rounds_to_bf16(ConvAlgorithm asked) {
+  return sizeof(T) == sizeof(float) &&
+         (asked == ConvAlgorithm::bf16 || asked == ConvAlgorithm::bf16_auto || asked == ConvAlgorithm::bf16_fast);
+}
+
+// The path that is taken where `asked` is asked for: direct, channels, bf16, im2col or fft. Remembered for each
+// geometry; what is to be measured and has not been yet is predicted.
 template <class T>
 ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked);
 

@@ -73,6 +73,14 @@ void pack_panel(const ConvTable<T>& table, const T* b, int64_t row, int64_t colu
   }
 }
 
+// (steps, width) pairs of the first and the second, the third and the fourth of `rows` rows of numbers; the room of a
+// missing last one is filled.
+void pair_rows(float* numbers, int64_t rows, int64_t steps, int64_t width, Bf16Pair* dst) {
+  if (rows < 2 * steps) std::fill_n(numbers + rows * width, width, 0.0f);
+  for (int64_t k = 0; k < steps; ++k)
+    bf16_table()->merge(numbers + 2 * k * width, numbers + (2 * k + 1) * width, width, dst + k * width);
+}
+
 template <class T>
 View<T> transposed(View<T> v) {
   std::swap(v.shape[1], v.shape[2]);
@@ -119,8 +127,18 @@ void few_columns(View<const T> a, View<const T> b, View<T> c) {
   });
 }
 
-template <class T>
+template <class T, class E>
+auto tiles(int outputs) {
+  if constexpr (std::is_same_v<E, Bf16Pair>)
+    return bf16_table()->tile[outputs];
+  else
+    return conv_table<T>().tile[outputs];
+}
+
+// E is what packed blocks hold: numbers of T, or pairs along the inner extent rounded to bfloat16.
+template <class T, class E>
 void product(View<const T> a, View<const T> b, View<T> c) {
+  constexpr bool kPairs = std::is_same_v<E, Bf16Pair>;
   const int64_t B = c.shape[0], M = c.shape[1], N = c.shape[2], K = a.shape[2];
   if (c.size() == 0) return;
   const ConvTable<T>& table = conv_table<T>();
@@ -128,25 +146,34 @@ void product(View<const T> a, View<const T> b, View<T> c) {
   if (N <= table.wide_outputs && a.stride[2] == 1 && K >= L) return few_columns<T>(a, b, c);
   if (M <= table.wide_outputs && b.stride[1] == 1 && K >= L)
     return few_columns<T>(transposed(b), transposed(a), transposed(c));
-  if (N < M && N < L) return product<T>(transposed(b), transposed(a), transposed(c));  // vectors run along N
+  if (N < M && N < L) return product<T, E>(transposed(b), transposed(a), transposed(c));  // vectors run along N
 
   const std::vector<RowBlock> blocks = cut_rows(table, M);
   int64_t positions = (N + L - 1) / L;
+  if (kPairs) positions = std::min<int64_t>(positions, Bf16Table::kMaxVectors);
   for (const RowBlock& block : blocks) positions = std::min<int64_t>(positions, table.max_positions[block.outputs]);
   const int64_t width = positions * L;
   const int64_t panels = (N + width - 1) / width;
   const int64_t block_count = static_cast<int64_t>(blocks.size());
   const int64_t padded_rows = blocks.back().first + blocks.back().outputs;
-  const int64_t inner_block = std::min(K, kInner);
+  const int64_t steps = kPairs ? (K + 1) / 2 : K;  // numbers of E along the inner extent
+  const int64_t inner_block = std::min(steps, kInner);
   // With one block of rows a panel is used once: full panels of rows that lie in memory as wanted are not packed.
-  const bool unpacked = blocks.size() == 1 && b.stride[2] == 1;
+  const bool unpacked = !kPairs && blocks.size() == 1 && b.stride[2] == 1;
   const TapOffset only{0, 0};  // the inner extent plays the input channels
-  Scratch<T> packed_a(B * padded_rows * K);
+  Scratch<E> packed_a(B * padded_rows * steps);
   parallel_for(B * block_count, [&](int64_t i) {
     const RowBlock& block = blocks[i % block_count];
     const int64_t n = i / block_count;
-    pack_rows(a.data + n * a.stride[0], a.stride[1], a.stride[2], K, block,
-              packed_a.get() + (n * padded_rows + block.first) * K);
+    const T* from = a.data + n * a.stride[0];
+    E* to = packed_a.get() + (n * padded_rows + block.first) * steps;
+    if constexpr (kPairs) {
+      Scratch<T> numbers(2 * steps * block.outputs);
+      pack_rows(from, a.stride[1], a.stride[2], K, block, numbers.get());
+      pair_rows(numbers.get(), K, steps, block.outputs, to);
+    } else {
+      pack_rows(from, a.stride[1], a.stride[2], K, block, to);
+    }
   });
 
   const int64_t blocks_per_task = std::max<int64_t>(1, kRows / blocks[0].outputs);
@@ -158,18 +185,28 @@ void product(View<const T> a, View<const T> b, View<T> c) {
     const int64_t batch = i / (row_tasks * panels);
     const int64_t first_row = blocks[first_block].first;
     const int64_t rows = blocks[last_block - 1].first + blocks[last_block - 1].outputs - first_row;
-    Scratch<T> panel(inner_block * width), result(rows * width);
-    for (int64_t k0 = 0; k0 < K || k0 == 0; k0 += inner_block + (K == 0)) {
-      const int64_t inner = std::min(inner_block, K - k0);
-      const T* from = b.data + batch * b.stride[0] + k0 * b.stride[1] + n0 * b.stride[2];
+    Scratch<E> panel(inner_block * width);
+    Scratch<T> numbers(kPairs ? 2 * inner_block * width : 0), result(rows * width);
+    for (int64_t k0 = 0; k0 < steps || k0 == 0; k0 += inner_block + (steps == 0)) {
+      const int64_t inner = std::min(inner_block, steps - k0);
+      const T* from = b.data + batch * b.stride[0] + k0 * (kPairs ? 2 : 1) * b.stride[1] + n0 * b.stride[2];
       const bool in_place = unpacked && columns == width;
-      if (!in_place) pack_panel(table, from, b.stride[1], b.stride[2], inner, columns, width, panel.get());
+      const E* right = panel.get();
+      if constexpr (kPairs) {
+        const int64_t some = std::min(2 * inner, K - 2 * k0);
+        pack_panel(table, from, b.stride[1], b.stride[2], some, columns, width, numbers.get());
+        pair_rows(numbers.get(), some, inner, width, panel.get());
+      } else if (in_place) {
+        right = from;
+      } else {
+        pack_panel(table, from, b.stride[1], b.stride[2], inner, columns, width, panel.get());
+      }
       for (int64_t m = first_block; m < last_block; ++m) {
         const RowBlock& block = blocks[m];
-        table.tile[block.outputs][positions](
-            in_place ? from : panel.get(), in_place ? b.stride[1] : width,
-            packed_a.get() + (batch * padded_rows + block.first) * K + k0 * block.outputs, block.outputs, inner, &only,
-            1, result.get() + (block.first - first_row) * width, width, table.lanes, k0 > 0);
+        const auto tile = tiles<T, E>(block.outputs)[positions];
+        tile(right, in_place ? b.stride[1] : width,
+             packed_a.get() + (batch * padded_rows + block.first) * steps + k0 * block.outputs, block.outputs, inner,
+             &only, 1, result.get() + (block.first - first_row) * width, width, table.lanes, k0 > 0);
       }
     }
     for (int64_t m = 0; m < std::min(rows, M - first_row); ++m) {
@@ -190,11 +227,14 @@ void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
   const Inline small(c.size() * a.shape[2] < kSmallWork);
   if constexpr (std::is_same_v<T, float>) {
     if (p == MatmulPrecision::bf16) {
+      // A product of few rows or columns waits for memory: it is computed as float32 ones are.
+      if (bf16_table() && std::min(c.shape[1], c.shape[2]) > Bf16Table::kMaxOutputs)
+        return product<T, Bf16Pair>(a, b, c);
       const Bf16Copy left(a), right(b);
-      return product<T>(left.view(), right.view(), c);
+      return product<T, T>(left.view(), right.view(), c);
     }
   }
-  product<T>(a, b, c);
+  product<T, T>(a, b, c);
 }
 
 template void matmul<float>(View<const float>, View<const float>, View<float>, MatmulPrecision);

@@ -3,7 +3,8 @@
 // where outputs are few; float64 takes products. By name:
 //   direct       the direct path wherever it covers the geometry, else as above
 //   im2col       columns in memory and a product: the reference, and the way for cells beyond 32 bits
-//   tf32, bf16   products on tensor cores: float32 factors rounded to 11 or 8 bits, sums in float32
+//   tf32, bf16   products on tensor cores: float32 factors rounded to 11 or 8 bits, sums in float32; bf16_auto and
+//                bf16_fast too
 // The other names of core/geometry.hpp are ways of the CPU. Nothing but tf32 and bf16 changes the precision.
 #include "conv_paths.hpp"
 #include "kernels.hpp"
@@ -18,7 +19,8 @@ template <class T>
 Precision precision_of(ConvAlgorithm a) {
   if (sizeof(T) != sizeof(float)) return Precision::fma;
   if (a == ConvAlgorithm::tf32) return Precision::tf32;
-  return a == ConvAlgorithm::bf16 ? Precision::bf16 : Precision::fma;
+  const bool bf16 = a == ConvAlgorithm::bf16 || a == ConvAlgorithm::bf16_auto || a == ConvAlgorithm::bf16_fast;
+  return bf16 ? Precision::bf16 : Precision::fma;
 }
 
 bool is_empty(const ConvGeometry& g) { return g.batch * g.in_channels * g.x_volume() * g.y_volume() == 0; }
@@ -29,7 +31,7 @@ bool through_columns(ConvAlgorithm a, const ConvGeometry& g) {
 
 // A few outputs would leave most of the direct path's eight idle; without a run of taps no window slides.
 bool slides(ConvAlgorithm a, int64_t outputs, const ConvGeometry& g) {
-  if (is_empty(g) || a == ConvAlgorithm::tf32 || a == ConvAlgorithm::bf16) return false;
+  if (is_empty(g) || precision_of<float>(a) != Precision::fma) return false;
   return a == ConvAlgorithm::direct || (outputs > 2 && g.kernel[2] > 1 && g.taps() >= 8);
 }
 

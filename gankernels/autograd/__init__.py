@@ -1,8 +1,11 @@
 """Reverse-mode differentiation, closed under itself."""
 
+from gankernels.autograd.autocast import autocast
 from gankernels.autograd.form import Form, fused, pointwise
 from gankernels.autograd.tape import (
     Tensor,
+    compute_dtype,
+    computing,
     enable_grad,
     grad,
     is_differentiating,
@@ -15,6 +18,9 @@ from gankernels.autograd.tape import (
 __all__ = [
     "Form",
     "Tensor",
+    "autocast",
+    "compute_dtype",
+    "computing",
     "enable_grad",
     "fused",
     "grad",

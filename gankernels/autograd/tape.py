@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 __all__ = [
     "Node",
     "Tensor",
+    "compute_dtype",
+    "computing",
     "enable_grad",
     "grad",
     "is_differentiating",
@@ -47,6 +49,22 @@ def recording(on: bool) -> Iterator[None]:
         yield
     finally:
         _state.recording = before
+
+
+def compute_dtype() -> str | None:
+    """The dtype in which products of float32 tensors are computed in this thread; None: float32."""
+    return getattr(_state, "compute", None)
+
+
+@contextmanager
+def computing(dtype: str | None) -> Iterator[None]:
+    """Compute products in that dtype in this thread until the block ends; what is recorded keeps it for gradients."""
+    before = compute_dtype()
+    _state.compute = dtype
+    try:
+        yield
+    finally:
+        _state.compute = before
 
 
 @contextmanager
@@ -97,7 +115,7 @@ class enable_grad(_Switch):
 class Node:
     """One recorded operation. `rule(ct, want)` gives a cotangent or None per input; ct is a tuple if outputs > 1."""
 
-    __slots__ = ("inputs", "kept", "op", "outputs", "rule", "versions")
+    __slots__ = ("compute", "inputs", "kept", "op", "outputs", "rule", "versions")
 
     def __init__(self, op: str, inputs: tuple[Tensor, ...], rule: Callable[..., Any], outputs: int, kept: Any) -> None:
         self.op = op
@@ -106,6 +124,7 @@ class Node:
         self.outputs = outputs
         self.kept = kept  # the output's array, for rules of (x, y): keeping the Tensor itself would make a cycle
         self.versions = tuple(t.version for t in inputs)
+        self.compute = compute_dtype()  # of the gradients too, wherever they are pulled back
 
     def output(self) -> Any:
         """The kept output(s) as tensors of this node."""
@@ -310,7 +329,7 @@ def pull_back(
     def add(key: tuple[int, int], ct: Tensor) -> None:
         cts[key] = cts[key] + ct if key in cts else ct
 
-    with recording(create_graph), _differentiating():
+    with recording(create_graph), _differentiating(), computing(compute_dtype()):
         for output, cotangent in zip(outputs, cotangents, strict=True):
             add(_key(output), _seed(output, cotangent))
         for node in order:
@@ -324,6 +343,7 @@ def pull_back(
                 raise RuntimeError(f"backward: an input of {node.op} was changed in place after {node.op} used it")
             want = [_key(t) in targets or (t.node is not None and leads[id(t.node)]) for t in node.inputs]
             kept = () if node.kept is None else (node.output(),)
+            _state.compute = node.compute
             found = node.rule(node_cts[0] if node.outputs == 1 else node_cts, want, *kept)
             for t, wanted, ct in zip(node.inputs, want, found, strict=True):
                 if wanted and ct is not None:

@@ -172,6 +172,11 @@ isa_present = native.isa_present
 isa_compiled = native.isa_compiled
 
 
+def has_bf16_products() -> bool:
+    """True if the instruction set in use multiplies pairs of bfloat16 numbers."""
+    return bool(native.has_bf16_products())
+
+
 def set_num_threads(n: int) -> None:
     """Run kernels on n threads; results do not depend on it."""
     if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= n <= _MAX_THREADS:

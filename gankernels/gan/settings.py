@@ -18,8 +18,10 @@ __all__ = ["OptimizerConfig", "TrainerConfig", "learning_rate_factor", "make_opt
 
 OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
 ConvAlgorithm = Literal[
-    "auto", "direct", "im2col", "fft", "fast", "channels", "tf32", "bf16", "measured", "measured_fast"
-]
+    "auto", "direct", "im2col", "fft", "fast", "channels", "tf32", "bf16", "measured", "measured_fast",
+    "bf16_auto", "bf16_fast",
+]  # fmt: skip
+ComputeDtype = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]
 
 
@@ -83,7 +85,12 @@ class TrainerConfig:
     conv_algorithm: ConvAlgorithm = option(
         "auto",
         "convolutions of the training steps: auto (FFT where it pays, never for images leaving the generator), "
-        "direct, channels, im2col, fft, fast, measured, or on a GPU tf32 or bf16; samples are made with auto",
+        "direct, channels, im2col, fft, fast, measured, bf16_auto, or on a GPU tf32; samples are made with auto",
+    )
+    compute: ComputeDtype = option(
+        "float32",
+        "float32, or bfloat16: convolutions and matrix products of the training steps round their factors to 8 bits "
+        "(gankernels.autocast) where processors gain by it; weights, sums and everything else stay float32",
     )
     replay: bool = option(True, "run recorded kernel calls instead of Python where networks are small; same results")
     max_grad_norm: float = option(0.0, "longer gradients are shortened to this norm; 0: never")
@@ -106,6 +113,7 @@ class TrainerConfig:
         for name, choices in (
             ("lr_schedule", get_args(Schedule)),
             ("conv_algorithm", get_args(ConvAlgorithm)),
+            ("compute", get_args(ComputeDtype)),
             ("progress", get_args(ProgressMode)),
         ):
             if getattr(self, name) not in choices:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gankernels.autograd import Tensor
+from gankernels.autograd import Tensor, autocast
 from gankernels.gan import checkpoint as checkpoints
 from gankernels.gan.checkpoint import CheckpointError
 from gankernels.gan.config import to_dict
@@ -153,7 +153,7 @@ class Trainer:
         )
         if self.updates.reading:
             self.losses.clear()
-        with using_conv_algorithm(self.config.conv_algorithm):
+        with using_conv_algorithm(self.config.conv_algorithm), autocast(self.config.compute):
             for _ in range(self.config.d_steps):
                 real = next(self.data).to(self.gan.device)
                 fake = self.updates.fakes(real)
@@ -267,6 +267,9 @@ class Trainer:
         return stored.path
 
     def _restore(self, state: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        compute = state["config"].get("compute", "float32")
+        if compute != self.config.compute:
+            raise ValueError(f"it was trained with compute = {compute!r}, this run has {self.config.compute!r}")
         self.gan.generator.load_state_dict(arrays["generator"])
         self.gan.discriminator.load_state_dict(arrays["discriminator"])
         self.ema.load_state_dict(arrays["ema"], state["ema_updates"])

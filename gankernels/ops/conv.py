@@ -12,7 +12,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from gankernels.autograd import Form, Tensor, is_differentiating
+from gankernels.autograd import Form, Tensor, compute_dtype, is_differentiating
 from gankernels.backends import backend_of
 from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 _algorithm = "auto"
-_UNSEEN = {"auto": "fast", "measured": "measured_fast"}
+_UNSEEN = {"auto": "fast", "measured": "measured_fast", "bf16_auto": "bf16_fast"}
+_ROUNDED = {"auto": "bf16_auto", "fast": "bf16_fast", "measured": "bf16_auto", "measured_fast": "bf16_fast"}
 _state = threading.local()
 
 
@@ -54,10 +55,15 @@ def set_conv_algorithm(name: str) -> None:
         "measured": as "auto", by the clock: the first call for a geometry tries every path, the process remembers the
         fastest. So two runs can differ in the last bits. Gradients and `hidden_values` take "measured_fast".
         "measured_fast": the same with "fft" among the paths.
-        "tf32", "bf16": on a GPU, float32 factors rounded to 11 or 8 bits and summed in float32 on tensor cores, with
-        relative errors near 1e-3 and 8e-3 of the products; the CPU computes "auto".
+        "bf16": "channels" with float32 factors rounded to 8 bits, summed in float32: errors near 8e-3 of the products.
+        Where the processor has no such products, "bf16_auto".
+        "bf16_auto": "bf16" or the paths of "auto" on rounded factors, whichever is predicted to be faster; what "auto"
+        and "measured" are within `autocast("bfloat16")`. Gradients and `hidden_values` take "bf16_fast".
+        "bf16_fast": the same, and plain float32 "fft" where that is predicted to be faster still.
+        "tf32": on a GPU, factors rounded to 11 bits (errors near 1e-3) on tensor cores; the CPU computes "auto".
 
-    On a GPU "auto", "fast", "measured", "fft", "direct" and "channels" are plain float32 arithmetic.
+    On a GPU "auto", "fast", "measured", "fft", "direct" and "channels" are plain float32 arithmetic, and every "bf16"
+    runs on tensor cores.
 
     Notes
     -----
@@ -109,9 +115,10 @@ def hidden_values(on: bool = True) -> Iterator[None]:
 
 
 def algorithm_code() -> int:
-    """The algorithm by number: "auto" and "measured" may take FFT for gradients and hidden values."""
+    """The algorithm by number: what "auto" and "measured" are for gradients and hidden values, and within autocast."""
     unseen = is_differentiating() or getattr(_state, "hidden", False)
-    return CONV_ALGORITHMS[_UNSEEN.get(_algorithm, _algorithm) if unseen else _algorithm]
+    name = _UNSEEN.get(_algorithm, _algorithm) if unseen else _algorithm
+    return CONV_ALGORITHMS[_ROUNDED.get(name, name) if compute_dtype() == "bfloat16" else name]
 
 
 def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:

@@ -34,7 +34,7 @@ class ConvPlan:
     slot : str
         What is computed: "y" (forward), "x" (input gradient, transposed convolution) or "w" (weights gradient).
     path : str
-        "direct", "channels", "im2col" or "fft".
+        "direct", "channels", "im2col", "fft", or "bf16": "channels" with pairs of bfloat16 factors.
     costs : dict of str to float
         Predicted cost of every path that could be chosen, in multiply-adds of a vector; cheapest first.
     why : str
@@ -54,7 +54,7 @@ def plan(g: ConvGeometry, slot: str, algorithm: int, dtype: DTypeLike = np.float
     """The plan of a checked geometry for an algorithm by its number."""
     asked = _NAMES[algorithm]
     native = cpu.native.conv_plan_float64 if np.dtype(dtype) == np.float64 else cpu.native.conv_plan_float32
-    number, estimates = native(g.pod, _SLOTS.index(slot), algorithm, asked in ("fft", "fast", "measured_fast"))
+    number, estimates = native(g.pod, _SLOTS.index(slot), algorithm)
     path, costs = _NAMES[number], {_NAMES[e[0]]: float(e[-1]) for e in estimates}
     others = ", ".join(f"{name} {cost:.3g}" for name, cost in costs.items() if name != path)
     if asked == path:

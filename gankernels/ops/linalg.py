@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gankernels.autograd import Form, Tensor
+from gankernels.autograd import Form, Tensor, compute_dtype
 from gankernels.backends import backend_of
 from gankernels.backends.opcodes import MATMUL_PRECISIONS
 from gankernels.ops.common import as_tensor, check_float, empty_like
@@ -19,8 +19,9 @@ __all__ = ["linear", "matmul"]
 
 def _product(a: Any, b: Any, _: Any = None) -> Any:
     """(B, M, K) by (B, K, N), any strides."""
+    precision = MATMUL_PRECISIONS["bf16" if compute_dtype() == "bfloat16" else "full"]
     c = empty_like(a, (a.shape[0], a.shape[1], b.shape[2]))
-    backend_of(a).matmul(a, b, c, MATMUL_PRECISIONS["full"])
+    backend_of(a).matmul(a, b, c, precision)
     return c
 
 

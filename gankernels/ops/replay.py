@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gankernels.autograd import Tensor, is_recording
+from gankernels.autograd import Tensor, compute_dtype, is_recording
 from gankernels.backends import backend_of, get
 from gankernels.backends import recording as capture
 from gankernels.ops.conv import conv_algorithm
@@ -92,7 +92,7 @@ class Replay:
         self._programs: dict[Any, _Program] = {}
 
     def __call__(self, *inputs: Any) -> Any:
-        key = (*map(_kind, inputs), conv_algorithm(), fusion(), is_recording())
+        key = (*map(_kind, inputs), conv_algorithm(), compute_dtype(), fusion(), is_recording())
         if capture.active is not None and capture.mine() is not None:
             return self._itself("it is part of another recording", inputs)
         if not self._running.acquire(blocking=False):
