@@ -59,9 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"GANKERNELS_REQUIRE names {name!r}; expected some of {', '.join(OPTIONAL)}, cuda")
         if importlib.util.find_spec(name) is None:
             raise pytest.UsageError(f"{name} is required by this run, but it is not installed")
-    config.addinivalue_line("markers", "cpu_only: about the CPU's threads, instruction sets or memory; not on a device")
     config.addinivalue_line(
-        "markers", "much_work: thousands of kernels, or millions of multiplications; not on a simulated device"
+        "markers", "cpu_only: about the CPU's own ways, or about files and builds; not repeated on a device"
+    )
+    config.addinivalue_line(
+        "markers",
+        "much_work(emulated=False): thousands of kernels, or millions of multiplications; not on a simulated device, "
+        "nor on an emulated one if so marked",
     )
     _served_by.append(devices.start(config.getoption("--device"), "cuda" in _required))
 
@@ -70,9 +74,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--device") != "cpu":
         for item in items:
             if item.get_closest_marker("cpu_only"):
-                item.add_marker(pytest.mark.skip(reason="this test is about the CPU"))
-            elif devices.is_simulated() and devices.is_much_work(item):
-                item.add_marker(pytest.mark.skip(reason="too much work for a simulated device"))
+                item.add_marker(pytest.mark.skip(reason="not about a device"))
+            elif reason := devices.fit(item):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -134,7 +138,8 @@ def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def thread_counts() -> Iterator[tuple[int, ...]]:
-    """The thread counts to compare, also more than there are cores; the count in use is restored afterwards."""
+    """The thread counts to compare, also more than there are cores (on a device, where they change nothing, the one in
+    use); the count in use is restored afterwards."""
     before = gk.num_threads()
-    yield (1, 2, 3)
+    yield (1, 2, 3) if gk.get_default_device() == "cpu" else (before,)
     gk.set_num_threads(before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +19,12 @@ import pytest
 import gankernels as gk
 from gankernels import backends, ops
 from gankernels.autograd import Tensor
-from gankernels.backends import cpu, cuda_numba
+from gankernels.backends import cpu, cuda, cuda_numba
 from gankernels.backends.device_array import DeviceArray
 from gankernels.testing.cases import Case
 
 HERE = Path(__file__).resolve().parent
-_SIMULATED_FLOPS = 100_000  # of one pass
+_SIMULATED_FLOPS, _EMULATED_FLOPS = 100_000, 20_000_000  # of one pass: a second or so for its three slots
 _PASSED_THROUGH = ("numpy", "contextlib.py", "devices.py", "fake_cuda.py")
 
 
@@ -49,12 +50,52 @@ def is_simulated() -> bool:
     return backends.get() is cuda_numba and cuda_numba.available.is_simulated()
 
 
-def is_much_work(item: pytest.Item) -> bool:
-    """True for marked tests and for large cases."""
-    case = getattr(item, "callspec", SimpleNamespace(params={})).params.get("case")
-    return item.get_closest_marker("much_work") is not None or (
-        isinstance(case, Case) and case.flops > _SIMULATED_FLOPS
-    )
+def in_a_new_process() -> str:
+    """What a process that a test starts says first, to run on the device under test; the stand-in is the CPU's bits."""
+    if backends.get().__name__ in (cpu.__name__, "fake_cuda"):
+        return ""
+    return f"import gankernels; gankernels.set_default_device({gk.get_default_device()!r})"
+
+
+def cpu_settings() -> list[tuple[str, int]]:
+    """Instruction sets and thread counts to compare: all of the CPU, on a device the one in use."""
+    if backends.get() is not cpu:
+        return [(cpu.isa(), cpu.num_threads())]
+    return [(isa, threads) for isa in cpu.isa_present() for threads in (1, 2, 3)]
+
+
+def is_emulated() -> bool:
+    """True if kernels of the default device are the compiled ones, run thread by thread on the processor."""
+    return backends.get() is cuda and cuda.native.emulated
+
+
+def fit(item: pytest.Item) -> str | None:
+    """Give a test on a device without hardware less to do where its case can be cut; else why it cannot run there."""
+    params = getattr(item, "callspec", SimpleNamespace(params={})).params
+    case = params.get("case")
+    flops = case.flops if isinstance(case, Case) else 0
+    marked = item.get_closest_marker("much_work")
+    if is_simulated() and (marked or flops > _SIMULATED_FLOPS):
+        return "too much work for a simulated device"
+    if is_emulated():
+        if marked and marked.kwargs.get("emulated"):
+            return "too much work for an emulated device"
+        if flops > _EMULATED_FLOPS and case.kind == "full":
+            return "too much work for an emulated device, where the same layer runs reduced"
+        if flops > _EMULATED_FLOPS:
+            params["case"] = _cut(case)
+    return None
+
+
+def _cut(case: Case) -> Case:
+    """The same taps and strides on one image and fewer channels, of numbers that leave a rest in every tile."""
+    (_, C, *X), (O, inputs, *K) = case.x, case.w
+    assert inputs == C, "a case of groups is small as it is"
+    case = replace(case, x=(1, C, *X))
+    while case.flops > _EMULATED_FLOPS:
+        C, O = (C // 2 + 1, O) if C > O else (C, O // 2 + 1)
+        case = replace(case, x=(1, C, *X), w=(O, C, *K))
+    return case
 
 
 def _asked_by_a_test() -> bool:

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import devices
 import numpy as np
 
 import gankernels as gk
@@ -71,6 +72,7 @@ def toy_data(events=96, batch=16, seed=1):
 
 
 def python(code, *arguments, cwd):
-    """Arguments of subprocess.run and Popen for Python code that uses this gankernels, also in a source checkout."""
+    """Arguments of subprocess.run and Popen for Python code that uses this gankernels on the device under test."""
+    code = f"{devices.in_a_new_process()}\n{code}"
     env = {**os.environ, "PYTHONPATH": str(Path(gk.__file__).parents[1])}
     return {"args": [sys.executable, "-c", code, *map(str, arguments)], "cwd": cwd, "env": env, "text": True}

@@ -350,7 +350,10 @@ def far_image() -> gk.Tensor:
     )
     image = np.frombuffer(mapping, np.float32).reshape(1, 1, H, W)
     image[0, 0, -1, -1], image[0, 0, -1, 0], image[0, 0, 0, -2] = 5, 3, 2
-    return gk.from_array(image)
+    try:
+        return gk.from_array(image)
+    except MemoryError as error:  # of a device: the CPU's tensor is the mapping itself
+        pytest.skip(str(error))
 
 
 @pytest.mark.much_work

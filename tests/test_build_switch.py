@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.cpu_only
 SWITCH = Path(__file__).resolve().parents[1] / "csrc" / "cuda_switch.cmake"
 PROJECT = f"""
 cmake_minimum_required(VERSION 3.18...3.31)

@@ -16,6 +16,7 @@ from gankernels import _cpu
 from gankernels.backends.opcodes import MATMUL_PRECISIONS
 from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 
+pytestmark = pytest.mark.cpu_only
 AUTOMATIC, DIRECT, IM2COL, CHANNELS, BF16 = 0, 1, 2, 5, 7
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -16,6 +16,7 @@ from gankernels.ops.conv_plan import plan
 from gankernels.testing import bounds
 from gankernels.testing.cases import Case, cases
 
+pytestmark = pytest.mark.cpu_only
 PATHS = {"direct", "channels"}
 CONVOLUTIONS = [c for op in ("conv", "conv_transpose") for c in cases(op)]
 FFT_BOUNDS = {

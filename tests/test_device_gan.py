@@ -143,6 +143,7 @@ def test_a_device_that_cannot_be_used_ends_the_command_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     backends.serve("cuda", None)
+    monkeypatch.delenv(backends.CHOICE, raising=False)
     monkeypatch.setattr(backends, "cuda_backend", lambda kind: (None, "there is no GPU here"))
     assert main(["train", "toy-gaussian", "--device", "cuda", "--run-dir", str(tmp_path / "run")]) == 2
     said = " ".join(capsys.readouterr().err.split())

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import gankernels as gk
-from gankernels import nn
+from gankernels import backends, nn
 from gankernels.backends import cpu
 from gankernels.ops.epilogue import Epilogue, unfused
 
 F32 = np.float32
+needs_the_kernel = pytest.mark.skipif(not hasattr(backends.get(), "epilogue"), reason="this backend joins nothing")
 LAYERS = {
     "linear": ((6, 5), lambda x, w, b, after: gk.ops.linear(x, w, b, after=after), (7, 5), 7),
     "conv1": ((3, 2, 9), lambda x, w, b, after: gk.ops.conv(x, w, b, after=after), (4, 2, 3), 4),
@@ -89,6 +90,7 @@ def test_kept_zeros_keep_their_gradient_and_dropped_ones_have_none(every_isa, dt
     assert np.array_equal(gx.numpy(), np.where(kept, dtype(0.5) * dtype(1 / 0.75), 0))
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("shape", [(3, 5, 20001), (70, 3, 1), (9, 700), (40000, 1), (2, 2, 1), (1, 1), (5, 40000)])
 @pytest.mark.parametrize("p", [0.0, 0.3])
 def test_results_do_not_depend_on_the_threads_and_sums_are_exact_for_integers(thread_counts, shape, p):
@@ -113,6 +115,7 @@ def test_results_do_not_depend_on_the_threads_and_sums_are_exact_for_integers(th
         assert np.array_equal(gx, np.where(v > 0, ct, 0.5 * ct))
 
 
+@pytest.mark.cpu_only
 def test_not_a_number_and_infinities_pass_as_in_the_operations():
     special = gk.tensor(np.array([[np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-45, -1e-45]], F32))
     w = gk.tensor(np.eye(7, dtype=F32))
@@ -141,6 +144,7 @@ def _ops_of(net, x):
     return found
 
 
+@needs_the_kernel
 @pytest.mark.parametrize(
     ("modules", "joined"),
     [
@@ -155,6 +159,7 @@ def test_sequential_joins_a_layer_with_the_activation_and_dropout_behind_it(modu
     assert len(ops) == 2 + len(modules) - joined
 
 
+@needs_the_kernel
 def test_evaluation_has_no_dropout_and_hooks_and_the_switch_keep_modules_apart():
     x = gk.tensor(np.ones((3, 4), F32))
     net = _network(nn.LeakyReLU(0.2), nn.Dropout(0.5)).eval()
@@ -185,6 +190,7 @@ def test_fused_and_separate_networks_draw_the_same_random_numbers():
     assert results[0][1] == results[1][1]
 
 
+@pytest.mark.cpu_only
 def test_a_backend_without_the_kernel_runs_the_operations_one_by_one(monkeypatch):
     layer, (x, w, b) = _operands("conv3", F32)
     expected = layer(x, w, b, _epilogue(0.2, 0.3)).detach().numpy()

@@ -18,6 +18,7 @@ from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from gankernels.testing import bounds, oracle
 
+pytestmark = pytest.mark.cpu_only
 FFT, DIRECT = CONV_ALGORITHMS["fft"], CONV_ALGORITHMS["direct"]
 SLOTS = ("y", "x", "w")
 RNG = np.random.default_rng(7)

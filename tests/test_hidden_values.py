@@ -90,6 +90,7 @@ def test_the_generator_of_3dgan_shows_its_last_convolution_and_the_discriminator
     assert convolutions(gan.discriminator) == [True] * 4
 
 
+@pytest.mark.cpu_only
 def test_hidden_values_from_fft_change_a_gradient_by_rounding_only() -> None:
     """The bound: every layer's noise of u*(40*log2(n) + 3*K) (K <= 16 channels or images; testing.bounds),
     relative to the largest element, two layers and back."""

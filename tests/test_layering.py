@@ -11,6 +11,7 @@ import pytest
 
 from gankernels.backends import opcodes, philox
 
+pytestmark = pytest.mark.cpu_only
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, CSRC = ROOT / "gankernels", ROOT / "csrc"
 

@@ -13,6 +13,8 @@ from gankernels.backends import cpu
 from gankernels.gan import Trainer, TrainerConfig
 from gankernels.gan.losses import LossConfig
 
+pytestmark = pytest.mark.cpu_only
+
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.bool_])
 def test_arrays_are_aligned_to_cache_lines_writable_and_of_the_asked_shape(dtype):

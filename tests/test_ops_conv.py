@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import devices
 import numpy as np
 import pytest
 from hypothesis import given
@@ -122,7 +123,7 @@ def test_strided_inputs_give_the_same_as_contiguous_ones(algorithm: str) -> None
 
 # ---- the same bits everywhere --------------------------------------------------------------------------------------
 def every_setting() -> list[tuple[str, int, str]]:
-    return [(isa, threads, a) for isa in cpu.isa_present() for threads in (1, 2, 3) for a in ALGORITHMS]
+    return [(isa, threads, a) for isa, threads in devices.cpu_settings() for a in ALGORITHMS]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gankernels as gk
 
+pytestmark = pytest.mark.cpu_only
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -14,6 +14,7 @@ import pytest
 import gankernels as gk
 from gankernels.backends import cpu
 
+pytestmark = pytest.mark.cpu_only
 SIZE = 200_000
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from math import prod
 from typing import Any
 
+import devices
 import numpy as np
 import pytest
 from hypothesis import given
@@ -120,16 +122,15 @@ def test_integer_inputs_give_the_bits_of_the_unfused_composition_everywhere(case
     x, w, ct = (integers(*s, seed=i).astype(dtype) for i, s in enumerate((x_shape, w_shape, g.y_shape)))
     ops.set_conv_algorithm("direct")
     want = three_slots(ops.unfused_upsample_conv, x, w, ct, args)
-    for isa in cpu.isa_present():
+    for (isa, threads), algorithm in product(devices.cpu_settings(), ALGORITHMS):
         cpu.set_isa(isa)
-        for threads in (1, 2, 3):
-            cpu.set_num_threads(threads)
-            for algorithm in ALGORITHMS:
-                ops.set_conv_algorithm(algorithm)
-                for name, a, e in zip("yxw", three_slots(ops.upsample_conv, x, w, ct, args), want, strict=True):
-                    assert_same_bits(a + 0.0, e + 0.0, f"{name} on {isa}, {threads} threads, {algorithm}")
+        cpu.set_num_threads(threads)
+        ops.set_conv_algorithm(algorithm)
+        for name, a, e in zip("yxw", three_slots(ops.upsample_conv, x, w, ct, args), want, strict=True):
+            assert_same_bits(a + 0.0, e + 0.0, f"{name} on {isa}, {threads} threads, {algorithm}")
 
 
+@pytest.mark.cpu_only
 @every_case
 def test_the_kernels_write_every_element_of_their_outputs(case: Arguments) -> None:
     _, x_shape, w_shape, args = case
@@ -142,6 +143,7 @@ def test_the_kernels_write_every_element_of_their_outputs(case: Arguments) -> No
     assert all(np.isfinite(a).all() for a in fresh)
 
 
+@pytest.mark.cpu_only
 def test_results_do_not_depend_on_the_thread_count() -> None:
     x, w, ct = (normal(*s).astype(np.float32) for s in ((5, 6, 3, 4, 3), (7, 6, 4, 3, 5), (5, 7, 3, 6, 5)))
     found = []
