@@ -74,16 +74,12 @@ def fit(item: pytest.Item) -> str | None:
     params = getattr(item, "callspec", SimpleNamespace(params={})).params
     case = params.get("case")
     flops = case.flops if isinstance(case, Case) else 0
-    marked = item.get_closest_marker("much_work")
-    if is_simulated() and (marked or flops > _SIMULATED_FLOPS):
+    if is_simulated() and (item.get_closest_marker("much_work") or flops > _SIMULATED_FLOPS):
         return "too much work for a simulated device"
-    if is_emulated():
-        if marked and marked.kwargs.get("emulated"):
-            return "too much work for an emulated device"
-        if flops > _EMULATED_FLOPS and case.kind == "full":
+    if is_emulated() and flops > _EMULATED_FLOPS:
+        if case.kind == "full":
             return "too much work for an emulated device, where the same layer runs reduced"
-        if flops > _EMULATED_FLOPS:
-            params["case"] = _cut(case)
+        params["case"] = _cut(case)
     return None
 
 

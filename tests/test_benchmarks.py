@@ -97,7 +97,7 @@ def test_options_choose_from_the_plan() -> None:
     assert command.chosen(options, 1) == [command.Task("step", "toy", "float32", 1, 32)]
 
 
-@pytest.mark.much_work(emulated=True)
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("name", "batch"), [("toy", 16), ("calogan-like", 2)])
 def test_a_step_moves_the_weights_as_pytorch_does(name: str, batch: int) -> None:
     parts = part("parts")
@@ -105,6 +105,7 @@ def test_a_step_moves_the_weights_as_pytorch_does(name: str, batch: int) -> None
     assert np.isfinite(error)
 
 
+@pytest.mark.cpu_only
 def test_a_step_of_another_gan_is_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     parts, workloads = part("parts"), part("workloads")
     right = parts.our_step
@@ -115,7 +116,7 @@ def test_a_step_of_another_gan_is_a_wrong_answer(monkeypatch: pytest.MonkeyPatch
         parts.check_step(workloads.WORKLOADS["toy"], "float32", 16)
 
 
-@pytest.mark.much_work(emulated=True)
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("name", ["3dgan", "calogan-like", "toy"])
 def test_generated_images_are_those_of_pytorch(name: str) -> None:
     rival, workloads, answers, layers = part("rival"), part("workloads"), part("answers"), part("layers")
@@ -136,7 +137,7 @@ def test_generated_images_are_those_of_pytorch(name: str) -> None:
         answers.same_images(name, images * np.float32(1.01), made.sample().numpy(), bound)
 
 
-@pytest.mark.much_work(emulated=True)
+@pytest.mark.cpu_only
 def test_every_pass_of_a_locally_connected_layer_and_of_an_upsampled_convolution_agrees_with_pytorch() -> None:
     layers, workloads = part("layers"), part("workloads")
     for name in ("calogan-like", "3dgan"):

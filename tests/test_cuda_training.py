@@ -17,7 +17,8 @@ if cuda.why_not() is not None:
     pytest.skip(f"cuda cannot be used: {cuda.why_not()}", allow_module_level=True)
 
 STEPS = 12
-TOY = ["--set", "data.events=160", "--batch", "16", "--max-steps", str(STEPS), "--set", "train.log_every=1"]
+TOY = ["--set", "data.events=160", "--batch", "16", "--max-steps", str(STEPS), "--no-report"]
+EVERY_STEP = ["--set", "train.log_every=1"]
 CURVES = ("d", "d_real", "d_fake", "r1", "g", "g_adv")
 
 
@@ -29,7 +30,8 @@ def curves(run: Path) -> dict[str, Any]:
 
 
 def train(device: str, run: Path, seed: int = 3) -> dict[str, Any]:
-    assert main(["train", "toy-gaussian", *TOY, "--device", device, "--seed", str(seed), "--run-dir", str(run)]) == 0
+    where = ["--device", device, "--seed", str(seed), "--run-dir", str(run)]
+    assert main(["train", "toy-gaussian", *TOY, *EVERY_STEP, *where]) == 0
     assert json.loads((run / "run.json").read_text())["device"] == device
     return curves(run)
 
@@ -53,7 +55,7 @@ def test_the_command_line_trains_quickstart_and_generates_from_it_on_the_cpu(tmp
     pytest.importorskip("safetensors")
     run, showers = tmp_path / "run", tmp_path / "showers.h5"
     small = ["--set", "data.events=120", "--set", "data.grid=[5, 6, 4]", "--set", "model.channels=2"]
-    few = ["--batch", "8", "--max-steps", "3", "--seed", "3", "--no-report", "--set", "train.log_every=1"]
+    few = ["--batch", "8", "--max-steps", "3", "--seed", "3", "--no-report", *EVERY_STEP]
     assert main(["train", "quickstart", "--device", "cuda", "--run-dir", str(run), *small, *few]) == 0
     assert json.loads((run / "run.json").read_text())["device"] == "cuda"
     found = curves(run)

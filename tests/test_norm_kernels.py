@@ -42,10 +42,11 @@ def test_moments_keep_their_digits_whatever_the_mean(
         expected = exact.mean(axis=(0, 2)), exact.var(axis=(0, 2))
         u, double = rounding(dtype), rounding(np.float64)
         assert_close(mean, expected[0].astype(np.float64), (u + 90 * double) * (1 + offset))
-        # the two-pass variance: relative error u + O(double), plus the square of the error of the mean
-        assert_close(
-            variance, expected[1].astype(np.float64), (u + 200 * double) * (1 + expected[1].astype(np.float64))
-        )
+        # the two-pass variance: relative error u + O(double), plus the square of the error of the mean; a device joins
+        # parts by the differences of their means, which are rounded as numbers of the size of the offset
+        joined = 0.0 if gk.get_default_device() == "cpu" else 2 * double * offset
+        limit = (u + 200 * double + joined) * (1 + expected[1].astype(np.float64))
+        assert_close(variance, expected[1].astype(np.float64), limit)
 
 
 def test_a_constant_channel_has_variance_zero(every_isa: str) -> None:

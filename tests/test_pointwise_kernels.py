@@ -96,7 +96,10 @@ def test_unary_is_accurate_to_the_last_places_for_all_magnitudes(
     error = ulps(y, expected)
     worst = np.nanargmax(error)
     assert not np.isnan(error).any()
-    assert error[worst] <= (tol32 if dtype is np.float32 else tol64), (x[worst], y[worst], expected[worst])
+    tolerance = tol32 if dtype is np.float32 else tol64
+    if gk.get_default_device() != "cpu":  # its library says 2 units for each of at most two functions
+        tolerance = max(tolerance, 4.0)
+    assert error[worst] <= tolerance, (x[worst], y[worst], expected[worst])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
