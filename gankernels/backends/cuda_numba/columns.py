@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from gankernels.backends.cuda_numba.arrays import flat
-from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, strides_of, volume
+from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, strides_of, unravel, volume
 from gankernels.backends.cuda_numba.plan import split_pod
 from gankernels.backends.cuda_numba.shim import cuda, device, jit
 from gankernels.backends.device_array import DeviceArray
@@ -55,12 +55,9 @@ def _col2im_kernel(T: Any) -> Any:
     def col2im_kernel(cols: Any, x: Any, n: int, g: Any, X: Any, K: Any, Y: Any, s: Any, e: Any, pad: Any, sx: Any,
                       sc: Any) -> None:  # fmt: skip
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            w = i % X[2]
-            h = i // X[2] % X[1]
-            rest = i // (X[2] * X[1])
-            d = rest % X[0]
-            c = rest // X[0] % g[0]
-            image = rest // (X[0] * g[0])
+            rest, d, h, w = unravel(i, X[0], X[1], X[2])
+            image = rest // g[0]
+            c = rest - image * g[0]
             total = zero
             start = sc[0] + image * sc[1] + c * g[1] * sc[2]
             for kd in range(K[0]):

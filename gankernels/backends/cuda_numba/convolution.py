@@ -11,7 +11,7 @@ import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat, flats
 from gankernels.backends.cuda_numba.gemm import Tile, tile_for, weight_tile_for
-from gankernels.backends.cuda_numba.launch import launch, scalar_type, volume
+from gankernels.backends.cuda_numba.launch import launch, scalar_type, unravel, volume
 from gankernels.backends.cuda_numba.plan import ENTRY, HEADER, PHASE, gather_plan, split_pod, weight_plan
 from gankernels.backends.cuda_numba.pointwise import fill
 from gankernels.backends.cuda_numba.reduce import sum as sum_over
@@ -64,13 +64,7 @@ def _gather_kernel(T: Any, tile: Tile) -> Any:
         x0 = cuda.local.array(CT, np.int64)
         for i in range(CT):
             column = n0 + t + i * NT
-            rest = column // PW
-            pw = column - rest * PW
-            image = rest // PH
-            ph = rest - image * PH
-            rest = image
-            image = rest // PD
-            pd = rest - image * PD
+            image, pd, ph, pw = unravel(column, PD, PH, PW)
             d = plan[f + 6] + pd * plan[f + 9]
             h = plan[f + 7] + ph * plan[f + 10]
             v = plan[f + 8] + pw * plan[f + 11]
@@ -110,13 +104,7 @@ def _gather_kernel(T: Any, tile: Tile) -> Any:
         for j in range(TN):
             column = n0 + tx + j * NS
             if column < columns:
-                rest = column // PW
-                pw = column - rest * PW
-                image = rest // PH
-                ph = rest - image * PH
-                rest = image
-                image = rest // PD
-                pd = rest - image * PD
+                image, pd, ph, pw = unravel(column, PD, PH, PW)
                 y0 = plan[9] + image * plan[10] + group * M * plan[11]
                 y0 += (plan[f + 12] + pd * plan[f + 15]) * plan[12]
                 y0 += (plan[f + 13] + ph * plan[f + 16]) * plan[13]
@@ -201,13 +189,7 @@ def _weight_kernel(T: Any, tile: Tile) -> Any:
             # the position whose column this thread loads
             position = k0 + k
             live = position < last
-            rest = position // PW
-            pw = position - rest * PW
-            image = rest // PH
-            ph = rest - image * PH
-            rest = image
-            image = rest // PD
-            pd = rest - image * PD
+            image, pd, ph, pw = unravel(position, PD, PH, PW)
             y0 = y_group + image * plan[s + 7] + pd * plan[s + 9] + ph * plan[s + 10] + pw * plan[s + 11]
             d0 = pd * plan[12] - plan[15]
             h0 = ph * plan[13] - plan[16]

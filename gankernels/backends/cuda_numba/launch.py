@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "THREADS", "Recorder", "Start", "ceil_div", "elements", "is_recording", "launch", "locate", "loop_of",
-    "recording", "scalar_type", "strides_of", "this_thread", "volume",
+    "recording", "scalar_type", "strides_of", "this_thread", "unravel", "volume",
 ]  # fmt: skip
 
 Ints = tuple[int, ...]
@@ -173,3 +173,12 @@ def locate(i: int, loop: Ints, operand: int, operands: int) -> int:
             at += (i - outer * loop[first]) * loop[first + operand]
             i = outer
     return at
+
+
+@device
+def unravel(i: int, D: int, H: int, W: int) -> tuple[int, int, int, int]:
+    """What is outside of the images of D*H*W cells, and the cell, of flat position i."""
+    row = i // W
+    plane = row // H
+    image = plane // D
+    return image, plane - image * D, row - plane * H, i - row * W

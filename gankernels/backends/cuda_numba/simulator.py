@@ -172,13 +172,17 @@ class _Block:
         back = threading.Lock()
         back.acquire()
         failed: _Lane | None = None
-        while lanes:
-            for lane, following in zip(lanes, [*(lane.turn for lane in lanes[1:]), back], strict=True):
-                lane.following, lane.is_given_up = following, failed is not None
-            lanes[0].turn.release()
-            back.acquire()
-            failed = failed or next((lane for lane in lanes if lane.error), None)
-            lanes = [lane for lane in reversed(lanes) if not lane.is_done]
+        try:
+            while lanes:
+                for lane, following in zip(lanes, [*(lane.turn for lane in lanes[1:]), back], strict=True):
+                    lane.following, lane.is_given_up = following, failed is not None
+                lanes[0].turn.release()
+                back.acquire()
+                failed = failed or next((lane for lane in lanes if lane.error), None)
+                lanes = [lane for lane in reversed(lanes) if not lane.is_done]
+        except BaseException:  # from outside: the threads are left where they stand
+            _lanes.clear()
+            raise
         if failed is not None and failed.error is not None:
             raise type(failed.error)(f"thread {failed.threadIdx}, block {block}: {failed.error}") from failed.error
 

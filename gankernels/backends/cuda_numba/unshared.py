@@ -9,7 +9,7 @@ from typing import Any
 
 from gankernels.backends.cuda_numba.arrays import flats
 from gankernels.backends.cuda_numba.columns import output_of
-from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, strides_of, volume
+from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, strides_of, unravel, volume
 from gankernels.backends.cuda_numba.plan import split_pod
 from gankernels.backends.cuda_numba.shim import cuda, jit
 from gankernels.backends.device_array import DeviceArray
@@ -27,14 +27,9 @@ def _forward_kernel(T: Any) -> Any:
                           sx: Any, sw: Any, sy: Any) -> None:  # fmt: skip
         """g: input and output channels of a group, all output channels."""
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            rest = i // Y[2]
-            pw = i - rest * Y[2]
-            ph = rest % Y[1]
-            rest = rest // Y[1]
-            pd = rest % Y[0]
-            rest = rest // Y[0]
-            o = rest % g[2]
+            rest, pd, ph, pw = unravel(i, Y[0], Y[1], Y[2])
             image = rest // g[2]
+            o = rest - image * g[2]
             x0 = sx[0] + image * sx[1] + o // g[1] * g[0] * sx[2]
             w0 = sw[0] + o * sw[1] + ((pd * Y[1] + ph) * Y[2] + pw) * sw[3]
             total = zero
@@ -66,14 +61,9 @@ def _transpose_kernel(T: Any) -> Any:
                                     pad: Any, sx: Any, sw: Any, sy: Any) -> None:  # fmt: skip
         """g: input and output channels of a group, all input channels."""
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            rest = i // X[2]
-            v = i - rest * X[2]
-            h = rest % X[1]
-            rest = rest // X[1]
-            d = rest % X[0]
-            rest = rest // X[0]
-            c = rest % g[2]
+            rest, d, h, v = unravel(i, X[0], X[1], X[2])
             image = rest // g[2]
+            c = rest - image * g[2]
             group = c // g[0]
             y0 = sy[0] + image * sy[1] + group * g[1] * sy[2]
             w0 = sw[0] + group * g[1] * sw[1] + (c - group * g[0]) * sw[2]

@@ -14,7 +14,7 @@ import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat
 from gankernels.backends.cuda_numba.convolution import conv, conv_transpose, conv_weight
-from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, volume
+from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, unravel, volume
 from gankernels.backends.cuda_numba.plan import Conv, split_pod
 from gankernels.backends.cuda_numba.shim import cuda, jit
 from gankernels.backends.device_array import DeviceArray
@@ -29,14 +29,9 @@ Ints = tuple[int, ...]
 def upsample_kernel(x: Any, y: Any, n: int, Y: Any, f: Any, sx: Any, sy: Any) -> None:
     """Y: C, D, H, W of y."""
     for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-        w = i % Y[3]
-        rest = i // Y[3]
-        h = rest % Y[2]
-        rest = rest // Y[2]
-        d = rest % Y[1]
-        rest = rest // Y[1]
-        c = rest % Y[0]
+        rest, d, h, w = unravel(i, Y[1], Y[2], Y[3])
         image = rest // Y[0]
+        c = rest - image * Y[0]
         value = x[sx[0] + image * sx[1] + c * sx[2] + d // f[0] * sx[3] + h // f[1] * sx[4] + w // f[2] * sx[5]]
         y[sy[0] + image * sy[1] + c * sy[2] + d * sy[3] + h * sy[4] + w * sy[5]] = value
 
@@ -45,14 +40,9 @@ def upsample_kernel(x: Any, y: Any, n: int, Y: Any, f: Any, sx: Any, sy: Any) ->
 def _sum_blocks_kernel(T: Any) -> Any:
     def sum_blocks_kernel(y: Any, x: Any, n: int, X: Any, f: Any, sx: Any, sy: Any) -> None:
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            w = i % X[3]
-            rest = i // X[3]
-            h = rest % X[2]
-            rest = rest // X[2]
-            d = rest % X[1]
-            rest = rest // X[1]
-            c = rest % X[0]
+            rest, d, h, w = unravel(i, X[1], X[2], X[3])
             image = rest // X[0]
+            c = rest - image * X[0]
             start = sy[0] + image * sy[1] + c * sy[2] + d * f[0] * sy[3] + h * f[1] * sy[4] + w * f[2] * sy[5]
             total = 0.0
             for a in range(f[0]):
@@ -119,14 +109,9 @@ def _merge_kernel(T: Any) -> Any:
         channels: rows of b, columns of b, rows of b in a group; A, B: extents in space; last: K - 1.
         """
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            w = i % B[2]
-            rest = i // B[2]
-            h = rest % B[1]
-            rest = rest // B[1]
-            d = rest % B[0]
-            rest = rest // B[0]
-            p = rest % channels[1]
+            rest, d, h, w = unravel(i, B[0], B[1], B[2])
             q = rest // channels[1]
+            p = rest - q * channels[1]
             group = q // channels[2]
             start = sa[0] + (group * channels[1] + p) * sa[1] + (q - group * channels[2]) * sa[2]
             total = zero

@@ -9,7 +9,7 @@ import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat, flats
 from gankernels.backends.cuda_numba.columns import output_of
-from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, volume
+from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type, unravel, volume
 from gankernels.backends.cuda_numba.pointwise import fill
 from gankernels.backends.cuda_numba.shim import cuda, device, jit
 from gankernels.backends.device_array import DeviceArray
@@ -87,14 +87,9 @@ def _forward_kernel(T: Any, is_max: bool) -> Any:
 
     def window_kernel(x: Any, y: Any, index: Any, n: int, g: Any, sx: Any, sy: Any, si: Any) -> None:
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            w = i % g[2 * _AXIS + _Y]
-            rest = i // g[2 * _AXIS + _Y]
-            h = rest % g[_AXIS + _Y]
-            rest = rest // g[_AXIS + _Y]
-            d = rest % g[_Y]
-            rest = rest // g[_Y]
-            c = rest % g[0]
+            rest, d, h, w = unravel(i, g[_Y], g[_AXIS + _Y], g[2 * _AXIS + _Y])
             image = rest // g[0]
+            c = rest - image * g[0]
             start = sx[0] + image * sx[1] + c * sx[2]
             x0 = d * g[_S] - g[_LOW]
             x1 = h * g[_AXIS + _S] - g[_AXIS + _LOW]
@@ -150,14 +145,9 @@ def _spread_kernel(T: Any) -> Any:
     def spread_kernel(y: Any, x: Any, n: int, g: Any, sx: Any, sy: Any) -> None:
         """Shares are added in the order of the outputs."""
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            w = i % g[2 * _AXIS + _X]
-            rest = i // g[2 * _AXIS + _X]
-            h = rest % g[_AXIS + _X]
-            rest = rest // g[_AXIS + _X]
-            d = rest % g[_X]
-            rest = rest // g[_X]
-            c = rest % g[0]
+            rest, d, h, w = unravel(i, g[_X], g[_AXIS + _X], g[2 * _AXIS + _X])
             image = rest // g[0]
+            c = rest - image * g[0]
             start = sy[0] + image * sy[1] + c * sy[2]
             total = zero
             for kd in range(g[_K] - 1, -1, -1):
@@ -191,9 +181,8 @@ def spread_window(y: DeviceArray, x: DeviceArray, pod: Ints) -> None:
 @device
 def cell(flat_position: int, X: Ints, s: Ints) -> int:
     """Offset of a flat position of the D*H*W image."""
-    row = flat_position // X[2]
-    depth = row // X[1]
-    return depth * s[3] + (row - depth * X[1]) * s[4] + (flat_position - row * X[2]) * s[5]
+    _, d, h, w = unravel(flat_position, X[0], X[1], X[2])
+    return d * s[3] + h * s[4] + w * s[5]
 
 
 @jit
