@@ -46,6 +46,7 @@ def test_3dgan_angle_has_the_published_numbers_of_parameters() -> None:
     assert _counts(gan.discriminator)[1] == 87_402
 
 
+@pytest.mark.much_work
 @pytest.mark.parametrize(
     ("name", "shape", "labels"),
     [("3dgan", (25, 25, 25), []), ("3dgan", (25, 25, 25), ["theta_rad"]), ("3dgan-angle", (51, 51, 25), ["theta_rad"])],
@@ -117,6 +118,7 @@ def test_quickstart_gives_every_shower_the_response_of_the_data(tmp_path: Path) 
     session.close()
 
 
+@pytest.mark.much_work
 def test_quickstart_trains_and_can_be_revived_from_what_it_wrote_down(tmp_path: Path) -> None:
     recipe, session = _quickstart(tmp_path, "train.max_steps=3", "train.progress=off")
     trainer = Trainer(session.gan, session.batches, session.config.train, None, on_validate=None)
@@ -133,6 +135,7 @@ def test_quickstart_trains_and_can_be_revived_from_what_it_wrote_down(tmp_path: 
     session.close()
 
 
+@pytest.mark.much_work
 def test_quickstart_takes_cylinders_and_an_angle_as_conditions(tmp_path: Path) -> None:
     cylinder, tilted = tmp_path / "cylinder.h5", tmp_path / "tilted.h5"
     simulate_to_file(cylinder, 60, (1.0, 100.0), (9, 6, 4), seed=1, axes="cylindrical", spectrum="log-uniform")
@@ -161,6 +164,7 @@ def test_toy_gaussian_profiles_have_the_mean_and_sigma_asked_for() -> None:
         assert abs(width - np.hypot(sigma, config.mean_spread)) < 0.35
 
 
+@pytest.mark.much_work
 def test_toy_gaussian_learns_mean_and_sigma_of_both_classes() -> None:
     recipe = recipes.get("toy-gaussian")
     config = configure(recipe.config, None, ["train.progress=off"])

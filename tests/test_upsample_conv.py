@@ -43,7 +43,10 @@ CASES: list[Arguments] = [
     ("G25 3 reduced", (3, 6, 4, 4, 3), (6, 6, 3, 3, 8), {"factors": (2, 2, 3), "padding": (1, 0, 3)}),
     ("G51 1 reduced", (2, 8, 2, 2, 3), (8, 8, 6, 6, 8), {"factors": 6}),
 ]  # fmt: skip
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c[0])
+every_case = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.much_work if "reduced" in c[0] else (), id=c[0]) for c in CASES],
+)
 
 
 @pytest.fixture(autouse=True)
