@@ -8,6 +8,7 @@ set(GK_CUDA_KERNELS
     csrc/cuda/conv_im2col.cu
     csrc/cuda/conv_implicit.cu
     csrc/cuda/counters.cu
+    csrc/cuda/epilogue.cu
     csrc/cuda/gather.cu
     csrc/cuda/gemm.cu
     csrc/cuda/local_conv.cu

@@ -237,3 +237,31 @@ def test_every_missing_barrier_is_reported(algorithm: str, source: str, count: i
         cuda.native.emulator_skip_barrier(site)
         with pytest.raises(RuntimeError, match="emulator: "):
             run("conv", g, a, b, algorithm)
+
+
+def rounded(a: Array, precision: str) -> Array:
+    """Factors as tensor cores read them: to nearest, ties of tf32 away from zero and of bf16 to even."""
+    bits = a.view(np.uint32)
+    if precision == "tf32":
+        return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)).view(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("precision", TENSOR_CORES)
+@pytest.mark.parametrize("shape", [(1, 40, 70, 33), (3, 5, 9, 130), (2, 129, 17, 2), (1, 6, 600, 20)])
+def test_products_on_tensor_cores_are_those_of_rounded_factors(shape: tuple[int, ...], precision: str) -> None:
+    B, M, K, N = shape
+    a, b = (
+        np.random.default_rng(i).standard_normal(s).astype(np.float32) for i, s in enumerate([(B, M, K), (B, K, N)])
+    )
+    exact_a, exact_b = rounded(a, precision), rounded(b, precision)
+    assert not np.array_equal(a, exact_a)
+    # the cores' own sums may cut digits where float32 arithmetic rounds them: twice the error of a rounded sum
+    limit = 2 * bounds.matmul_bound(exact_a, exact_b, np.float32)
+    got = on_device("matmul", (a, b), (B, M, N), MATMUL_PRECISIONS[precision])
+    bounds.assert_close(got, exact_a.astype(np.float64) @ exact_b.astype(np.float64), limit, precision)
+    bounds.assert_same_bits(on_device("matmul", (a, b), (B, M, N), MATMUL_PRECISIONS[precision]), got, "again")
+    full = on_device("matmul", (a, b), (B, M, N), MATMUL_PRECISIONS["full"])
+    bounds.assert_close(full, a.astype(np.float64) @ b, bounds.matmul_bound(a, b, np.float32), "full")

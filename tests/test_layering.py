@@ -230,7 +230,7 @@ def test_the_constants_of_philox_are_the_same_in_python_and_cpp() -> None:
     assert set(philox.MULTIPLIERS + philox.KEY_STEPS) == numbers
     assert f"kPhiloxRounds = {philox.ROUNDS};" in code
     users = [p for p in CSRC.rglob("*") if p.is_file() and "kPhiloxA" in p.read_text()]
-    assert {p.name for p in users} == {"philox.hpp", "random.inl", "random.cu"}
+    assert {p.name for p in users} == {"philox.hpp", "random.inl", "philox.cuh"}
     others = [p for p in CSRC.rglob("*") if p.is_file() and "D2511F53" in p.read_text().upper()]
     assert [p.name for p in others] == ["philox.hpp"]
     assert float(re.search(r"([0-9.]+e-8)f", code)[1]) == 2.0**-philox.FLOAT_BITS  # type: ignore[index]

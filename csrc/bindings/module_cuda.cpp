@@ -1,5 +1,6 @@
 // The module gankernels._cuda: one line per kernel of core/kernels.inc, then memory and the device. The kernels take
 // gankernels.backends.DeviceArray; importing this opens no driver.
+#include "../cuda/epilogue.hpp"
 #include "../cuda/kernels.hpp"
 #include "../cuda/memory.hpp"
 #include "device_record.hpp"
@@ -71,6 +72,12 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   GK_BIND(m, im2col);
   GK_BIND(m, col2im);
   GK_BIND(m, matmul);
+
+  GK_BIND(m, conv_epilogue);
+  GK_BIND(m, conv_transpose_epilogue);
+  GK_BIND(m, upsample_conv_epilogue);
+  GK_BIND(m, matmul_epilogue);
+  GK_BIND(m, epilogue_backward);
 
   GK_BIND(m, upsample_nearest);
   GK_BIND(m, sum_blocks);

@@ -46,7 +46,7 @@ struct PhaseAxes {
 
 template <class T>
 __global__ void col2im_kernel(Columns<const T> cols, View<T> x, const ConvGeometry g, const PhaseAxes axes,
-                              int64_t total) {
+                              int64_t total, const Epilogue<T> after) {
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
     const int64_t line = divide(i, g.x[2]), plane = divide(line, g.x[1]), image = divide(plane, g.x[0]);
     const int64_t cell[3] = {plane - image * g.x[0], line - plane * g.x[1], i - line * g.x[2]};
@@ -54,7 +54,7 @@ __global__ void col2im_kernel(Columns<const T> cols, View<T> x, const ConvGeomet
     PhaseTaps at[3];
     for (int axis = 0; axis < 3; ++axis) at[axis] = phase_taps(axes.axis[axis], cell[axis]);
     const T* from = cols.data + n * cols.image + c * g.kernel[0] * g.kernel[1] * g.kernel[2] * cols.row;
-    T sum = 0;
+    T sum[1] = {0};
     for (int64_t d = 0; d < at[0].count; ++d)
       for (int64_t h = 0; h < at[1].count; ++h)
         for (int64_t w = 0; w < at[2].count; ++w) {
@@ -67,10 +67,12 @@ __global__ void col2im_kernel(Columns<const T> cols, View<T> x, const ConvGeomet
             tap = tap * g.kernel[axis] + at[axis].first + number[axis] * axes.axis[axis].every;
             p = p * g.y[axis] + position;
           }
-          if (inside) sum += from[tap * cols.row + p * cols.position];
+          if (inside) sum[0] += from[tap * cols.row + p * cols.position];
         }
-    x.data[n * x.stride[0] + c * x.stride[1] + cell[0] * x.stride[2] + cell[1] * x.stride[3] + cell[2] * x.stride[4]] =
-        sum;
+    T* const to = x.data + n * x.stride[0] + c * x.stride[1] + cell[0] * x.stride[2] + cell[1] * x.stride[3] +
+                  cell[2] * x.stride[4];
+    if (after.y != nullptr) finish<1>(after, sum, to, c, 0);
+    *to = sum[0];
   }
 }
 
@@ -86,11 +88,11 @@ void make_columns(View<const T> x, Columns<T> cols, const ConvGeometry& g) {
 }
 
 template <class T>
-void add_columns(Columns<const T> cols, View<T> x, const ConvGeometry& g) {
+void add_columns(Columns<const T> cols, View<T> x, const ConvGeometry& g, const Epilogue<T>& after) {
   const int64_t total = x.size();
   if (total == 0) return;
   const PhaseAxes axes{{phase_axis(g, 0), phase_axis(g, 1), phase_axis(g, 2)}};
-  launch({blocks((total + kThreads - 1) / kThreads), dim3(kThreads)}, col2im_kernel<T>, cols, x, g, axes, total);
+  launch({blocks((total + kThreads - 1) / kThreads), dim3(kThreads)}, col2im_kernel<T>, cols, x, g, axes, total, after);
 }
 
 template <class T>
@@ -100,13 +102,14 @@ void im2col(View<const T> x, View<T> cols, const ConvGeometry& g) {
 
 template <class T>
 void col2im(View<const T> cols, View<T> x, const ConvGeometry& g) {
-  add_columns(Columns<const T>{cols.data, cols.stride[0], cols.stride[1], cols.stride[2]}, x.volume(), g);
+  add_columns(Columns<const T>{cols.data, cols.stride[0], cols.stride[1], cols.stride[2]}, x.volume(), g,
+              Epilogue<T>());
 }
 
-#define GK_INSTANTIATE(T)                                                        \
-  template void make_columns<T>(View<const T>, Columns<T>, const ConvGeometry&); \
-  template void add_columns<T>(Columns<const T>, View<T>, const ConvGeometry&);  \
-  template void im2col<T>(View<const T>, View<T>, const ConvGeometry&);          \
+#define GK_INSTANTIATE(T)                                                                           \
+  template void make_columns<T>(View<const T>, Columns<T>, const ConvGeometry&);                    \
+  template void add_columns<T>(Columns<const T>, View<T>, const ConvGeometry&, const Epilogue<T>&); \
+  template void im2col<T>(View<const T>, View<T>, const ConvGeometry&);                             \
   template void col2im<T>(View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

@@ -7,6 +7,7 @@
 //                bf16_fast too
 // The other names of core/geometry.hpp are ways of the CPU. Nothing but tf32 and bf16 changes the precision.
 #include "conv_paths.hpp"
+#include "epilogue.hpp"
 #include "kernels.hpp"
 
 namespace gk::cuda {
@@ -51,31 +52,37 @@ bool folds_weight(const ConvGeometry& g) {
 }  // namespace
 
 template <class T>
-void conv(View<const T> x_any, View<const T> w_any, View<T> y_any, const ConvGeometry& g, ConvAlgorithm a) {
+void conv_then(View<const T> x_any, View<const T> w_any, View<T> y_any, const ConvGeometry& g, ConvAlgorithm a,
+               const Epilogue<T>& after) {
   const View<const T> x = x_any.volume(), w = w_any.volume();
   const View<T> y = y_any.volume();
   const Precision p = precision_of<T>(a);
   const int64_t outputs = g.out_channels / g.groups;
   if (y.size() == 0) return;
-  if (through_columns(a, g)) return conv_im2col(x, w, y, g);
+  if (through_columns(a, g)) return conv_im2col(x, w, y, g, after);
   if constexpr (sizeof(T) == sizeof(float))
-    if (slides(a, outputs, g) && conv_direct(x, w, y, g)) return;
-  if (folds<T>(outputs, g)) return conv_folded(x, w, y, g, p);
-  run_gemm(conv_product(x, w, y, g), p);
+    if (slides(a, outputs, g) && conv_direct(x, w, y, g, after)) return;
+  if (folds<T>(outputs, g)) return conv_folded(x, w, y, g, p, after);
+  Gemm<T> product = conv_product(x, w, y, g);
+  product.after = after;
+  run_gemm(product, p);
 }
 
 template <class T>
-void conv_transpose(View<const T> y_any, View<const T> w_any, View<T> x_any, const ConvGeometry& g, ConvAlgorithm a) {
+void conv_transpose_then(View<const T> y_any, View<const T> w_any, View<T> x_any, const ConvGeometry& g,
+                         ConvAlgorithm a, const Epilogue<T>& after) {
   const View<const T> y = y_any.volume(), w = w_any.volume();
   const View<T> x = x_any.volume();
   const Precision p = precision_of<T>(a);
   const int64_t outputs = g.in_channels / g.groups;
   if (x.size() == 0) return;
-  if (through_columns(a, g)) return conv_transpose_im2col(y, w, x, g);
+  if (through_columns(a, g)) return conv_transpose_im2col(y, w, x, g, after);
   if constexpr (sizeof(T) == sizeof(float))
-    if (slides(a, outputs, g) && conv_transpose_direct(y, w, x, g)) return;
-  if (folds<T>(outputs, g)) return conv_transpose_folded(y, w, x, g, p);
-  run_gemm(conv_transpose_product(y, w, x, g), p);
+    if (slides(a, outputs, g) && conv_transpose_direct(y, w, x, g, after)) return;
+  if (folds<T>(outputs, g)) return conv_transpose_folded(y, w, x, g, p, after);
+  Gemm<T> product = conv_transpose_product(y, w, x, g);
+  product.after = after;
+  run_gemm(product, p);
 }
 
 template <class T>
@@ -89,10 +96,38 @@ void conv_weight(View<const T> x_any, View<const T> y_any, View<T> w_any, const 
   run_gemm(conv_weight_product(x, y, w, g), p);
 }
 
-#define GK_INSTANTIATE(T)                                                                                     \
-  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);           \
-  template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm); \
-  template void conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);
+template <class T>
+void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
+  conv_then(x, w, y, g, a, Epilogue<T>());
+}
+
+template <class T>
+void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
+  conv_transpose_then(y, w, x, g, a, Epilogue<T>());
+}
+
+template <class T>
+void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
+                   View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+  conv_then(x, w, y, g, a, epilogue_of(y, bias, slope, p, seed, offset));
+}
+
+template <class T>
+void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
+                             View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+  conv_transpose_then(y, w, x, g, a, epilogue_of(x, bias, slope, p, seed, offset));
+}
+
+#define GK_INSTANTIATE(T)                                                                                             \
+  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);                   \
+  template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);         \
+  template void conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);            \
+  template void conv_transpose_then<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,     \
+                                       const Epilogue<T>&);                                                           \
+  template void conv_epilogue<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,           \
+                                 View<const T>, double, double, uint64_t, uint64_t);                                  \
+  template void conv_transpose_epilogue<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm, \
+                                           View<const T>, double, double, uint64_t, uint64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

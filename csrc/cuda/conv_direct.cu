@@ -109,10 +109,11 @@ bool run(Gather<T>& g) {
 }  // namespace
 
 template <class T>
-bool conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
+bool conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Epilogue<T>& after) {
   if (g.stride[2] != 1 || g.dilation[2] != 1) return false;
-  Gather<T> p{x.data, w.data, y.data, x.stride[0], x.stride[1], y.stride[0], y.stride[1], w.stride[1], w.stride[0], 0,
-              0,      0,      false,  {},          {},          1,           1,           1,           g.batch};
+  Gather<T> p{x.data,      w.data,      y.data, x.stride[0], x.stride[1], y.stride[0], y.stride[1],
+              w.stride[1], w.stride[0], 0,      0,           0,           false,       {},
+              {},          1,           1,      1,           g.batch,     after};
   p.channels = static_cast<int>(g.in_channels / g.groups), p.outputs = static_cast<int>(g.out_channels / g.groups);
   p.groups = static_cast<int>(g.groups);
   for (int i = 0; i < 3; ++i) {
@@ -126,9 +127,11 @@ bool conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
 }
 
 template <class T>
-bool conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  Gather<T> p{y.data, w.data, x.data, y.stride[0], y.stride[1], x.stride[0], x.stride[1], w.stride[0], w.stride[1], 0,
-              0,      0,      true,   {},          {},          1,           1,           1,           g.batch};
+bool conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
+                           const Epilogue<T>& after) {
+  Gather<T> p{y.data,      w.data,      x.data, y.stride[0], y.stride[1], x.stride[0], x.stride[1],
+              w.stride[0], w.stride[1], 0,      0,           0,           true,        {},
+              {},          1,           1,      1,           g.batch,     after};
   p.channels = static_cast<int>(g.out_channels / g.groups), p.outputs = static_cast<int>(g.in_channels / g.groups);
   p.groups = static_cast<int>(g.groups);
   for (int i = 0; i < 3; ++i) {
@@ -146,7 +149,9 @@ bool conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const Co
   return run(p);
 }
 
-template bool conv_direct<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&);
-template bool conv_transpose_direct<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&);
+template bool conv_direct<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&,
+                                 const Epilogue<float>&);
+template bool conv_transpose_direct<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&,
+                                           const Epilogue<float>&);
 
 }  // namespace gk::cuda

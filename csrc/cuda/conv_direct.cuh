@@ -8,6 +8,7 @@
 // 320 for 22 with 8, 8, 5. So arithmetic is the limit, whatever the channel count: no lane waits for a channel.
 #pragma once
 
+#include "epilogue.cuh"
 #include "index.cuh"
 #include "launch.cuh"
 #include "tensor_core.cuh"
@@ -41,6 +42,7 @@ struct Gather {
   int row;          // elements of a row of cells in shared memory: see conv_direct.cu
   int padded_taps;  // along w, a multiple of TK
   int64_t batch;
+  Epilogue<T> after;
 };
 
 // Of one phase: what GatherAxis says of all.
@@ -186,11 +188,29 @@ __global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Ga
   if (!works || d >= at[0].count || h >= at[1].count) return;
   T* const to = g.out + rest * g.out_image + (int64_t(group) * g.outputs + o0) * g.out_channel + at[0].out + at[1].out +
                 at[2].out + d * g.axis[0].out + h * g.axis[1].out + w * g.axis[2].out;
+  const int64_t channel = int64_t(group) * g.outputs + o0;
   GK_UNROLL
   for (int o = 0; o < TO; ++o) {
+    if (o0 + o >= g.outputs) continue;
+    T* const line = to + o * g.out_channel;
+    if (g.after.y != nullptr && g.axis[2].out == 1) {
+      T run[TW];
+      GK_UNROLL
+      for (int i = 0; i < TW; ++i) run[i] = sum[i][o];
+      finish<1>(g.after, run, line, channel + o, 0);
+      GK_UNROLL
+      for (int i = 0; i < TW; ++i) sum[i][o] = run[i];
+    } else if (g.after.y != nullptr) {
+      GK_UNROLL
+      for (int i = 0; i < TW; ++i) {
+        T value[1] = {sum[i][o]};
+        finish<1>(g.after, value, line + i * g.axis[2].out, channel + o, 0);
+        sum[i][o] = value[0];
+      }
+    }
     GK_UNROLL
     for (int i = 0; i < TW; ++i)
-      if (o0 + o < g.outputs && w + i < at[2].count) to[o * g.out_channel + i * g.axis[2].out] = sum[i][o];
+      if (w + i < at[2].count) line[i * g.axis[2].out] = sum[i][o];
   }
 }
 

@@ -25,22 +25,25 @@ constexpr int kThreads = 256;
 // and inside. One thread an output.
 template <class T>
 __global__ void add_taps_kernel(const T* parts, View<T> out, int64_t taps, int64_t width, int64_t step,
-                                int64_t tap_step, int64_t origin, int64_t every, int64_t total) {
+                                int64_t tap_step, int64_t origin, int64_t every, int64_t total,
+                                const Epilogue<T> after) {
   const int64_t lines = out.shape[2] * out.shape[3];
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
     const int64_t line = divide(i, out.shape[4]), at = i - line * out.shape[4];
     const int64_t image = divide(line, lines), place = line - image * lines;  // image = (n, c)
     const T* from = parts + (image * taps * lines + place) * width;
-    T sum = 0;
+    T sum[1] = {0};
     for (int64_t k = 0; k < taps; ++k, from += lines * width) {
       const int64_t cell = at * step + k * tap_step + origin;
       if (cell < 0) continue;
       const int64_t column = every == 1 ? cell : divide(cell, every);
-      if (column < width && column * every == cell) sum += from[column];
+      if (column < width && column * every == cell) sum[0] += from[column];
     }
-    const int64_t n = divide(image, out.shape[1]), d = divide(place, out.shape[3]);
-    out.data[n * out.stride[0] + (image - n * out.shape[1]) * out.stride[1] + d * out.stride[2] +
-             (place - d * out.shape[3]) * out.stride[3] + at * out.stride[4]] = sum;
+    const int64_t n = divide(image, out.shape[1]), d = divide(place, out.shape[3]), c = image - n * out.shape[1];
+    T* const to = out.data + n * out.stride[0] + c * out.stride[1] + d * out.stride[2] +
+                  (place - d * out.shape[3]) * out.stride[3] + at * out.stride[4];
+    if (after.y != nullptr) finish<1>(after, sum, to, c, 0);
+    *to = sum[0];
   }
 }
 
@@ -63,7 +66,7 @@ View<T> images(View<T> v, int64_t first, int64_t count) {
 // parts(n, channels, taps, D, H, width), given to it as a view of tap 0.
 template <class T, class Product>
 void in_parts(View<T> out, int64_t taps, int64_t width, int64_t step, int64_t tap_step, int64_t origin, int64_t every,
-              Product product) {
+              const Epilogue<T>& after, Product product) {
   const int64_t tap = out.shape[2] * out.shape[3] * width, image = out.shape[1] * taps * tap;
   const int64_t fit = kPartBytes / std::max<int64_t>(1, image * static_cast<int64_t>(sizeof(T)));
   const int64_t count = std::max<int64_t>(1, std::min(fit, out.shape[0]));
@@ -78,16 +81,17 @@ void in_parts(View<T> out, int64_t taps, int64_t width, int64_t step, int64_t ta
     const int64_t total = to.size();
     const auto blocks = static_cast<unsigned>(std::min<int64_t>((total + kThreads - 1) / kThreads, INT_MAX));
     launch({dim3(blocks), dim3(kThreads)}, add_taps_kernel<T>, memory.data(), to, taps, width, step, tap_step, origin,
-           every, total);
+           every, total, after);
   }
 }
 
 }  // namespace
 
 template <class T>
-void conv_folded(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, Precision precision) {
+void conv_folded(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, Precision precision,
+                 const Epilogue<T>& after) {
   ConvGeometry flat = without_w(g, g.x[2]);
-  in_parts(y, g.kernel[2], g.x[2], g.stride[2], g.dilation[2], -g.pad_lo[2], 1,
+  in_parts(y, g.kernel[2], g.x[2], g.stride[2], g.dilation[2], -g.pad_lo[2], 1, after,
            [&](int64_t first, int64_t count, View<T> parts) {
              flat.batch = count;
              Gemm<T> p = conv_product(images(x, first, count), w, parts, flat);
@@ -99,9 +103,10 @@ void conv_folded(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
 }
 
 template <class T>
-void conv_transpose_folded(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, Precision precision) {
+void conv_transpose_folded(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, Precision precision,
+                           const Epilogue<T>& after) {
   ConvGeometry flat = without_w(g, g.y[2]);
-  in_parts(x, g.kernel[2], g.y[2], 1, -g.dilation[2], g.pad_lo[2], g.stride[2],
+  in_parts(x, g.kernel[2], g.y[2], 1, -g.dilation[2], g.pad_lo[2], g.stride[2], after,
            [&](int64_t first, int64_t count, View<T> parts) {
              flat.batch = count;
              Gemm<T> p = conv_transpose_product(images(y, first, count), w, parts, flat);
@@ -125,9 +130,11 @@ void conv_weight_folded(View<const T> x, View<const T> y, View<T> w, const ConvG
   run_gemm(p, precision);
 }
 
-#define GK_INSTANTIATE(T)                                                                                        \
-  template void conv_folded<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, Precision);           \
-  template void conv_transpose_folded<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, Precision); \
+#define GK_INSTANTIATE(T)                                                                                       \
+  template void conv_folded<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, Precision,           \
+                               const Epilogue<T>&);                                                             \
+  template void conv_transpose_folded<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, Precision, \
+                                         const Epilogue<T>&);                                                   \
   template void conv_weight_folded<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, Precision);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

@@ -65,7 +65,7 @@ void set_volume(const View<T>& v, int64_t channels, int64_t* positions, int64_t*
 }  // namespace
 
 template <class T>
-void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
+void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Epilogue<T>& after) {
   const ImageColumns<T> cols(g);
   const int64_t outputs = g.out_channels / g.groups;
   cols.for_images(g, [&](int64_t first, const ConvGeometry& some) {
@@ -78,14 +78,15 @@ void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
     p.b.data = w.data, p.b.inner_fastest = true;
     p.b.line.stride[0] = w.stride[0], p.b.batch.stride[0] = outputs * w.stride[0];
     std::copy_n(w.stride + 1, 4, p.b.inner.stride);
-    p.c = y.data + first * y.stride[0];
+    p.c = y.data + first * y.stride[0], p.after = after;
     set_volume(y, outputs, p.c_m, p.c_n, p.c_batch);
     run_gemm(p, Precision::fma);
   });
 }
 
 template <class T>
-void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
+void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
+                           const Epilogue<T>& after) {
   const ImageColumns<T> cols(g);
   const int64_t outputs = g.out_channels / g.groups;
   cols.for_images(g, [&](int64_t first, const ConvGeometry& some) {
@@ -102,7 +103,7 @@ void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const Co
     std::copy_n(cols.row.stride, 4, p.c_n);
     run_gemm(p, Precision::fma);
     const Columns<const T> made{cols.columns.data, cols.columns.image, cols.columns.row, cols.columns.position};
-    add_columns(made, images(x, first, some.batch), some);
+    add_columns(made, images(x, first, some.batch), some, after);
   });
 }
 
@@ -128,9 +129,10 @@ void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvG
   });
 }
 
-#define GK_INSTANTIATE(T)                                                                             \
-  template void conv_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
-  template void conv_transpose_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
+#define GK_INSTANTIATE(T)                                                                                       \
+  template void conv_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Epilogue<T>&); \
+  template void conv_transpose_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&,            \
+                                         const Epilogue<T>&);                                                   \
   template void conv_weight_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

@@ -7,6 +7,14 @@
 
 namespace gk::cuda {
 
+// conv, conv_transpose of kernels.hpp with what follows.
+template <class T>
+void conv_then(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
+               const Epilogue<T>& after);
+template <class T>
+void conv_transpose_then(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
+                         const Epilogue<T>& after);
+
 // Cells and taps of the implicit product and of the direct path are 32-bit numbers below this.
 constexpr int64_t kLargestCell = int64_t(1) << 28;
 bool fits_cells(const ConvGeometry& g);
@@ -21,9 +29,11 @@ Gemm<T> conv_weight_product(View<const T> x, View<const T> y, View<T> w, const C
 
 // The same with the taps along w beside the channels in n: few channels fill the tile of a product.
 template <class T>
-void conv_folded(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, Precision p);
+void conv_folded(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, Precision p,
+                 const Epilogue<T>& after);
 template <class T>
-void conv_transpose_folded(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, Precision p);
+void conv_transpose_folded(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, Precision p,
+                           const Epilogue<T>& after);
 // strides of 1 along w
 template <class T>
 void conv_weight_folded(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, Precision p);
@@ -31,15 +41,17 @@ void conv_weight_folded(View<const T> x, View<const T> y, View<T> w, const ConvG
 // Sliding windows in registers, for float. False, and nothing is done, where a geometry is not covered: cells that are
 // not neighbours along w, or a kernel too large for shared memory.
 template <class T>
-bool conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+bool conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Epilogue<T>& after);
 template <class T>
-bool conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+bool conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
+                           const Epilogue<T>& after);
 
 // Columns in memory and a product.
 template <class T>
-void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Epilogue<T>& after);
 template <class T>
-void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
+                           const Epilogue<T>& after);
 template <class T>
 void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 

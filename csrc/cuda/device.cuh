@@ -14,8 +14,10 @@
 
 #if defined(__CUDACC__)
 #define GK_UNROLL _Pragma("unroll")
+#define GK_NO_UNROLL _Pragma("unroll 1")
 #else
 #define GK_UNROLL _Pragma("GCC unroll 32")
+#define GK_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 // GK_SHARED(float[32][33], tile); declares an array that the threads of a block share, aligned to 16 bytes.

@@ -55,7 +55,7 @@ struct Selected {
   const T* b;
   T* c;
   int a_origin[3], b_origin[3], m_extent[3], k_extent[3];
-  int64_t m, k;
+  int64_t m, k, channel;  // the channel of n = 0
 };
 
 template <class T>
@@ -64,7 +64,7 @@ __device__ void select(const Gemm<T>& g, int64_t batch, Selected<T>& s) {
   s.a = g.a.data + at.outer * g.a.batch.stride[0];
   s.b = g.b.data + at.outer * g.b.batch.stride[0];
   s.c = g.c + at.offset(g.c_batch);
-  s.m = g.m.outer, s.k = g.k.outer;
+  s.m = g.m.outer, s.k = g.k.outer, s.channel = at.outer * g.n.outer;
   for (int axis = 0; axis < 3; ++axis) {
     int64_t position = at.digit[axis];
     s.m_extent[axis] = g.m.extent[axis], s.k_extent[axis] = g.k.extent[axis];
@@ -120,9 +120,11 @@ __device__ void load_slice(const T* data, const Operand<T>& o, const Entry* line
   }
 }
 
-// Neighbours along m, at once where they are neighbours in memory too.
+// Neighbours along m, at once where they are neighbours in memory too; `channel` is that of the first.
 template <class T, int kCount>
-__device__ void store(T* to, const int64_t* offset, int64_t left, bool accumulate, const T (&values)[kCount]) {
+__device__ void store(const Gemm<T>& g, bool is_result, T* to, const int64_t* offset, int64_t left, int64_t channel,
+                      const T (&values)[kCount]) {
+  const bool accumulate = is_result && g.accumulate, finishes = is_result && g.after.y != nullptr;
   if constexpr (kCount > 1) {
     bool packed = !accumulate && left >= kCount && reinterpret_cast<uintptr_t>(to + offset[0]) % 16 == 0;
     GK_UNROLL
@@ -131,13 +133,18 @@ __device__ void store(T* to, const int64_t* offset, int64_t left, bool accumulat
       Pack<T, kCount> p;
       GK_UNROLL
       for (int v = 0; v < kCount; ++v) p.value[v] = values[v];
+      if (finishes) finish<kCount>(g.after, p.value, to + offset[0], channel, g.channels_along_m);
       store_pack<kCount>(to + offset[0], p);
       return;
     }
   }
   GK_UNROLL
-  for (int v = 0; v < kCount; ++v)
-    if (v < left) to[offset[v]] = accumulate ? to[offset[v]] + values[v] : values[v];
+  for (int v = 0; v < kCount; ++v) {
+    if (v >= left) continue;
+    T value[1] = {accumulate ? to[offset[v]] + values[v] : values[v]};
+    if (finishes) finish<1>(g.after, value, to + offset[v], channel + (g.channels_along_m ? v : 0), 0);
+    to[offset[v]] = value[0];
+  }
 }
 
 // Where the tiles of c come from: every tile is one (batch, part of k, tile of n, tile of m).
@@ -221,11 +228,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   }
   cp_async_wait<0>();
 
-  T* const to = tiling.parts > 1 ? partial : s.at.c;
-  const bool accumulate = tiling.parts == 1 && g.accumulate;
+  const bool is_result = tiling.parts == 1;
+  T* const to = is_result ? s.at.c : partial;
   const int64_t m_left = s.at.m - m0, n_left = n_count - n0;
   tile.for_each([&](int m, int n, const auto& values) {
-    if (n < n_left) store(to + s.c_n[n], s.c_m + m, m_left - m, accumulate, values);
+    const int64_t channel = g.channels_along_m ? m0 + m : s.at.channel + n0 + n;
+    if (n < n_left) store(g, is_result, to + s.c_n[n], s.c_m + m, m_left - m, channel, values);
   });
 }
 
@@ -239,7 +247,12 @@ __global__ void add_parts_kernel(const Gemm<T> g, const Tiling tiling, const T* 
     const int64_t rest = divide(i, tiling.m), batch = divide(rest, tiling.n);
     const Place m(i - rest * tiling.m, g.m.extent), n(rest - batch * tiling.n, g.n.extent), b(batch, g.batch.extent);
     T* const to = g.c + b.offset(g.c_batch) + n.offset(g.c_n) + m.offset(g.c_m);
-    *to = g.accumulate ? *to + sum : sum;
+    T value[1] = {g.accumulate ? *to + sum : sum};
+    if (g.after.y != nullptr) {
+      const int64_t channel = g.channels_along_m ? m.outer : b.outer * g.n.outer + n.outer;
+      finish<1>(g.after, value, to, channel, 0);
+    }
+    *to = value[0];
   }
 }
 

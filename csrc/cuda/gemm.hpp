@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
-namespace gk::cuda {
+#include "epilogue.cuh"
 
-using std::int64_t;
+namespace gk::cuda {
 
 // What is multiplied: fma rounds as T does; tf32 and bf16 round the factors (2^-11, 2^-8) and add in float32 on tensor
 // cores. The latter two hold for float alone.
@@ -54,6 +54,8 @@ struct Gemm {
   T* c = nullptr;
   int64_t c_m[4] = {}, c_n[4] = {}, c_batch[4] = {};
   bool accumulate = false;  // add to c
+  Epilogue<T> after;        // of c; its channels are n, those of one batch entry after those of another, or m
+  bool channels_along_m = false;
   Digits m, n, k, batch;
   // In a phased product the spatial digits of the batch are cells q; for each the axes' k extents, tap and position
   // origins follow. With `lines_follow` they are the first cells of the phases, whose cells q, q + stride, ... are m.

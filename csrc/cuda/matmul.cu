@@ -2,6 +2,8 @@
 // in memory is m, along which neighbouring lanes write.
 #include <utility>
 
+#include "../core/error.hpp"
+#include "epilogue.hpp"
 #include "gemm.hpp"
 #include "kernels.hpp"
 
@@ -17,11 +19,10 @@ Operand<T> operand(View<const T> v, int line, int inner) {
   return o;
 }
 
-}  // namespace
-
 template <class T>
-void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
+void product(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p, const Epilogue<T>& after) {
   Gemm<T> g;
+  g.after = after, g.channels_along_m = true;
   g.a = operand(b, 2, 1), g.b = operand(a, 1, 2);
   g.c = c.data;
   g.m.outer = c.shape[2], g.n.outer = c.shape[1], g.k.outer = a.shape[2], g.batch.outer = c.shape[0];
@@ -29,13 +30,32 @@ void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
   if (c.stride[1] == 1 || (c.stride[2] != 1 && c.shape[2] < c.shape[1])) {
     std::swap(g.a, g.b), std::swap(g.m, g.n);
     std::swap(g.c_m[0], g.c_n[0]);
+    g.channels_along_m = false;
   }
   run_gemm(g, p == MatmulPrecision::bf16   ? Precision::bf16
               : p == MatmulPrecision::tf32 ? Precision::tf32
                                            : Precision::fma);
 }
 
-template void matmul<float>(View<const float>, View<const float>, View<float>, MatmulPrecision);
-template void matmul<double>(View<const double>, View<const double>, View<double>, MatmulPrecision);
+}  // namespace
+
+template <class T>
+void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
+  product(a, b, c, p, Epilogue<T>());
+}
+
+template <class T>
+void matmul_epilogue(View<const T> a, View<const T> b, View<T> c, MatmulPrecision precision, View<const T> bias,
+                     double slope, double p, uint64_t seed, uint64_t offset) {
+  GK_CHECK(c.shape[0] == 1, "an epilogue of a batch of products");
+  product(a, b, c, precision, epilogue_of(c, bias, slope, p, seed, offset));
+}
+
+#define GK_INSTANTIATE(T)                                                                                         \
+  template void matmul<T>(View<const T>, View<const T>, View<T>, MatmulPrecision);                                \
+  template void matmul_epilogue<T>(View<const T>, View<const T>, View<T>, MatmulPrecision, View<const T>, double, \
+                                   double, uint64_t, uint64_t);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
 
 }  // namespace gk::cuda

@@ -1,18 +1,17 @@
 // Pointwise kernels: a functor each, walked by map.cuh. Formulas as in csrc/cpu/isa/pointwise.inl.
 #include <type_traits>
 
+#include "activation.cuh"
 #include "kernels.hpp"
 #include "map.cuh"
 
 namespace gk::cuda {
 namespace {
 
-// As with leaky_relu, a slope of zero is a plain zero.
 template <class T>
 struct Gate {
   T slope;
-  bool closed;
-  __device__ T operator()(T reference, T x) const { return reference > T(0) ? x : (closed ? T(0) : slope * x); }
+  __device__ T operator()(T reference, T x) const { return leaky_relu_gate(reference, x, slope); }
 };
 
 template <class T>
@@ -47,7 +46,7 @@ struct Fill {
 
 template <class T>
 void gate(View<const T> reference, View<const T> x, View<T> y, double slope) {
-  map(Gate<T>{static_cast<T>(slope), slope == 0.0}, y, reference, x);
+  map(Gate<T>{static_cast<T>(slope)}, y, reference, x);
 }
 
 template <class T>

@@ -1,37 +1,15 @@
-// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers, as easy as 1, 2, 3; SC'11): a thread draws one
-// block of four words for four elements (two doubles). Bits of uniform and dropout as on the CPU; dropout stores no
-// mask.
-#include "../core/philox.hpp"
+// Random numbers by Philox (philox.cuh): a thread draws one block of four words for four elements (two doubles). Bits
+// of uniform and dropout as on the CPU; dropout stores no mask.
 #include "counters.cuh"
 #include "kernels.hpp"
 #include "launch.cuh"
+#include "philox.cuh"
 #include "views.cuh"
 
 namespace gk::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-struct Words {
-  uint32_t word[4];
-};
-
-__device__ __forceinline__ Words philox(uint64_t seed, uint64_t block) {
-  uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = 0, c3 = 0;
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  GK_UNROLL
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    const uint32_t a_high = __umulhi(c0, kPhiloxA), a_low = c0 * kPhiloxA;
-    const uint32_t b_high = __umulhi(c2, kPhiloxB), b_low = c2 * kPhiloxB;
-    c0 = b_high ^ c1 ^ k0;
-    c2 = a_high ^ c3 ^ k1;
-    c1 = b_low;
-    c3 = a_low;
-    k0 += kWeylA;
-    k1 += kWeylB;
-  }
-  return {{c0, c1, c2, c3}};
-}
 
 __device__ __forceinline__ float uniform24(uint32_t word) { return static_cast<float>(word >> 8) * kUniform24; }
 __device__ __forceinline__ double uniform53(uint32_t low, uint32_t high) {
@@ -103,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(Axes<2> axes, bool pa
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, first = i * 4;
   if (first >= n) return;
   const Words w = philox(seed, counter.value() + i);
-  const auto kept = [&](int j, T value) { return (w.word[j] >> 8) >= threshold ? value * scale : T(0); };
+  const auto kept = [&](int j, T value) { return is_kept(w.word[j], threshold) ? value * scale : T(0); };
   if (packed && first + 4 <= n) {
     constexpr int W = kPackSize<T>;
     GK_UNROLL
@@ -157,15 +135,12 @@ void random_normal(View<T> y, uint64_t seed, uint64_t offset) {
 
 template <class T>
 void dropout(View<const T> x, View<T> y, double p, uint64_t seed, uint64_t offset) {
-  // uniform >= p, exactly, as a comparison of 24-bit integers
-  const auto threshold = static_cast<uint32_t>(std::ceil(p * 16777216.0));
-  const T scale = static_cast<T>(p < 1.0 ? 1.0 / (1.0 - p) : 0.0);
   const HostAxes<2> axes = walk(true, y, x);
   const int64_t n = checked_size(axes.size());
   const bool packed =
       axes.rank == 1 && axes.stride[0][0] == 1 && axes.stride[1][0] == 1 && is_aligned(y.data) && is_aligned(x.data);
   launch({blocks_for(n, int64_t(kThreads) * 4), kThreads}, dropout_kernel<T>, axes.device(), packed,
-         static_cast<uint32_t>(n), threshold, scale, seed, counter(offset), x.data, y.data);
+         static_cast<uint32_t>(n), dropout_threshold(p), dropout_scale<T>(p), seed, counter(offset), x.data, y.data);
 }
 
 #define GK_INSTANTIATE(T)                                       \

@@ -1,5 +1,6 @@
 // y = op(x; p, q): one functor for each operation where arrays are walked in packs, one that chooses at run time for
 // the rest. Formulas as in csrc/cpu/isa/pointwise.inl; elementary functions are CUDA's accurate ones, in T.
+#include "activation.cuh"
 #include "kernels.hpp"
 #include "map.cuh"
 
@@ -18,12 +19,6 @@ template <class T>
 __device__ __forceinline__ T sigmoid(T x) {
   const T e = std::exp(-std::fabs(x));
   return (x < T(0) ? e : T(1)) / (T(1) + e);
-}
-
-template <class T>
-__device__ __forceinline__ T leaky_relu(T x, T p) {
-  if (p == T(0)) return x <= T(0) ? T(0) : x;  // 0 at -inf, not NaN
-  return x > T(0) ? x : p * x;
 }
 
 template <class T>

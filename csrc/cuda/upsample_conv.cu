@@ -5,6 +5,8 @@
 // of v followed by the same sums, which are their own adjoint. The same identity as csrc/cpu/upsample_conv.cpp.
 #include <algorithm>
 
+#include "conv_paths.hpp"
+#include "epilogue.hpp"
 #include "index.cuh"
 #include "kernels.hpp"
 #include "launch.cuh"
@@ -63,14 +65,26 @@ View<T> merged_view(T* data, const ConvGeometry& s) {
   return v;
 }
 
+template <class T>
+void upsample_conv_then(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
+                        const Epilogue<T>& after) {
+  const ConvGeometry s = g.strided();
+  Scratch<T> merged(s.weights());
+  sum_runs(w.volume(), merged_view(merged.data(), s), g);
+  conv_transpose_then<T>(x, merged_view<const T>(merged.data(), s), y, s, a, after);
+}
+
 }  // namespace
 
 template <class T>
 void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a) {
-  const ConvGeometry s = g.strided();
-  Scratch<T> merged(s.weights());
-  sum_runs(w.volume(), merged_view(merged.data(), s), g);
-  conv_transpose<T>(x, merged_view<const T>(merged.data(), s), y, s, a);
+  upsample_conv_then(x, w, y, g, a, Epilogue<T>());
+}
+
+template <class T>
+void upsample_conv_epilogue(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
+                            View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+  upsample_conv_then(x, w, y, g, a, epilogue_of(y, bias, slope, p, seed, offset));
 }
 
 template <class T>
@@ -95,7 +109,9 @@ void upsample_conv_weight(View<const T> x, View<const T> y, View<T> w, const Ups
   template void upsample_conv_transpose<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,       \
                                            ConvAlgorithm);                                                           \
   template void upsample_conv_weight<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,          \
-                                        ConvAlgorithm);
+                                        ConvAlgorithm);                                                              \
+  template void upsample_conv_epilogue<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,        \
+                                          ConvAlgorithm, View<const T>, double, double, uint64_t, uint64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

@@ -72,6 +72,12 @@ sgd_step = _kernel("sgd_step")
 adam_step = _kernel("adam_step")
 rmsprop_step = _kernel("rmsprop_step")
 lerp = _kernel("lerp")
+# the same with what follows, done where the result is stored: csrc/cuda/epilogue.hpp
+conv_epilogue = _kernel("conv_epilogue")
+conv_transpose_epilogue = _kernel("conv_transpose_epilogue")
+upsample_conv_epilogue = _kernel("upsample_conv_epilogue")
+matmul_epilogue = _kernel("matmul_epilogue")
+epilogue_backward = _kernel("epilogue_backward")
 
 # ---- calls noted to be run again, as CUDA graphs -------------------------------------------------------------------
 Memory = _kernel("Memory")

@@ -18,7 +18,7 @@ from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
 from gankernels.ops.common import check_float, check_shape, empty_like
 from gankernels.ops.conv_plan import log_plan
-from gankernels.ops.epilogue import Epilogue, opened
+from gankernels.ops.epilogue import Epilogue, Finish, call, opened
 
 __all__ = [
     "col2im",
@@ -121,19 +121,19 @@ def algorithm_code() -> int:
     return CONV_ALGORITHMS[_ROUNDED.get(name, name) if compute_dtype() == "bfloat16" else name]
 
 
-def _open_y(x: Any, w: Any, g: ConvGeometry) -> Any:
+def _open_y(x: Any, w: Any, g: ConvGeometry, finish: Finish | None = None) -> Any:
     y = empty_like(x, g.y_shape)
     algorithm = algorithm_code()
     log_plan(g, "y", algorithm, y)
-    backend_of(x).conv(x, w, y, g.pod, algorithm)
+    call("conv", x, w, y, g.pod, algorithm, finish=finish)
     return y
 
 
-def _open_x(w: Any, y: Any, g: ConvGeometry) -> Any:
+def _open_x(w: Any, y: Any, g: ConvGeometry, finish: Finish | None = None) -> Any:
     x = empty_like(y, g.x_shape)
     algorithm = algorithm_code()
     log_plan(g, "x", algorithm, x)
-    backend_of(y).conv_transpose(y, w, x, g.pod, algorithm)
+    call("conv_transpose", y, w, x, g.pod, algorithm, finish=finish)
     return x
 
 

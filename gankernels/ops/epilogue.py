@@ -1,4 +1,5 @@
-"""What follows an open slot of a form: bias, (leaky) ReLU and dropout, in one pass over the fresh output.
+"""What follows an open slot of a form: bias, (leaky) ReLU and dropout, where the kernel stores its output or, on a
+backend whose kernels cannot, in one pass over the fresh output.
 
 A normalisation joins the same epilogue to its own passes (`ops.norm`).
 
@@ -8,7 +9,7 @@ that dropout removed is +0 while a kept one never is. The gradient before the ep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from gankernels.ops.pointwise import gate, leaky_relu
 from gankernels.ops.random import Generator, default_generator, dropout, masked
 from gankernels.ops.shape import sum_to
 
-__all__ = ["Epilogue", "fusion", "opened", "set_fusion", "unfused"]
+__all__ = ["Epilogue", "Finish", "call", "fusion", "opened", "set_fusion", "unfused"]
 
 NO_DRAW = (2**64 - 1, 0)  # seed and counter of an epilogue without dropout
 
@@ -71,6 +72,18 @@ class Epilogue(NamedTuple):
 
 PLAIN = Epilogue()
 
+#: finish(y) = what a kernel is told of the epilogue of its output y: bias, slope, p, seed, counter.
+Finish = Callable[[Any], tuple[Any, float, float, int, int]]
+
+
+def call(kernel: str, a: Any, b: Any, y: Any, *rest: Any, finish: Finish | None) -> None:
+    """The kernel of that name, y = kernel(a, b), or the one with an epilogue."""
+    backend = backend_of(a)
+    if finish is None:
+        getattr(backend, kernel)(a, b, y, *rest)
+    else:
+        getattr(backend, kernel + "_epilogue")(a, b, y, *rest, *finish(y))
+
 
 def unfused(y: Tensor, after: Epilogue) -> Tensor:
     """The operations that an epilogue joins."""
@@ -94,19 +107,29 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
     if bias is None and after == PLAIN:
         return form.open(slot, params, **filled)
     names, inputs = list(filled), tuple(filled.values())
-    out = form.kernels[slot](*(t.data for t in inputs), params)
-    backend = backend_of(out)
+    arrays = [t.data for t in inputs]
+    backend = backend_of(arrays[0])
+    at_store = hasattr(backend, "conv_epilogue")
     slope, p = after.slope, after.p
-    if after == PLAIN or not hasattr(backend, "epilogue"):
-        return _composed(form, slot, params, bias, after, names, inputs, out)
-    drawn = after.draw(out.size)
-    none = empty_like(out, (0,))
-    backend.epilogue(_flat(out), none if bias is None else bias.data, slope, p, *drawn)
+    if not at_store and (after == PLAIN or not hasattr(backend, "epilogue")):
+        return _composed(form, slot, params, bias, after, names, inputs, form.kernels[slot](*arrays, params))
+    drawn, none = NO_DRAW, empty_like(arrays[0], (0,))
+
+    def finish(y: Any) -> tuple[Any, float, float, int, int]:
+        nonlocal drawn
+        drawn = after.draw(y.size)
+        return none if bias is None else bias.data, slope, p, *drawn
+
+    if at_store:
+        out = form.kernels[slot](*arrays, params, finish)
+    else:
+        out = form.kernels[slot](*arrays, params)
+        backend.epilogue(_flat(out), *finish(out))
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         wants_bias = bias is not None and want[-1]
         gbias: Tensor | None = None
-        if is_recording():
+        if is_recording() or after == PLAIN:
             ct = masked(ct, p, *drawn) if p else ct
             ct = ct if slope == 1.0 else gate(ct, out, slope)
             gbias = _bias_gradient(ct) if wants_bias else None
@@ -118,7 +141,8 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
         return _pulled(form, slot, params, names, filled, ct, want, bias, gbias)
 
     inputs = inputs if bias is None else (*inputs, bias)
-    return record(f"{form.name}.{slot}+epilogue", out, inputs, rule)
+    joined = "bias" if after == PLAIN else "epilogue"
+    return record(f"{form.name}.{slot}+{joined}", out, inputs, rule)
 
 
 def _bias_gradient(ct: Tensor) -> Tensor:

@@ -8,20 +8,19 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Form, Tensor, compute_dtype
-from gankernels.backends import backend_of
 from gankernels.backends.opcodes import MATMUL_PRECISIONS
 from gankernels.ops.common import as_tensor, check_float, empty_like
-from gankernels.ops.epilogue import Epilogue, opened
+from gankernels.ops.epilogue import Epilogue, Finish, call, opened
 from gankernels.ops.shape import broadcast_to
 
 __all__ = ["linear", "matmul"]
 
 
-def _product(a: Any, b: Any, _: Any = None) -> Any:
+def _product(a: Any, b: Any, _: Any = None, finish: Finish | None = None) -> Any:
     """(B, M, K) by (B, K, N), any strides."""
     precision = MATMUL_PRECISIONS["bf16" if compute_dtype() == "bfloat16" else "full"]
     c = empty_like(a, (a.shape[0], a.shape[1], b.shape[2]))
-    backend_of(a).matmul(a, b, c, precision)
+    call("matmul", a, b, c, precision, finish=finish)
     return c
 
 
@@ -71,8 +70,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return out.reshape(out.shape[:-1]) if b.ndim == 1 else out
 
 
-def _product2(a: Any, b: Any) -> Any:
-    return _product(a[None], b[None])[0]
+def _product2(a: Any, b: Any, finish: Finish | None = None) -> Any:
+    return _product(a[None], b[None], finish=finish)[0]
 
 
 # y (M, O) = x (M, I) w (O, I)^T: every gradient comes out row-major, as the optimizers want it
@@ -80,7 +79,7 @@ _linear = Form(
     "linear",
     x=lambda w, y, _: _product2(y, w),
     w=lambda x, y, _: _product2(y.T, x),
-    y=lambda x, w, _: _product2(x, w.T),
+    y=lambda x, w, _, finish=None: _product2(x, w.T, finish),
 )
 
 

@@ -13,15 +13,15 @@ from gankernels.backends import backend_of
 from gankernels.geometry import IntOrInts, Padding, UpsampleConvGeometry, upsample_conv_geometry
 from gankernels.ops.common import check_float, empty_like
 from gankernels.ops.conv import algorithm_code, check_bias, conv
-from gankernels.ops.epilogue import Epilogue, opened
+from gankernels.ops.epilogue import Epilogue, Finish, call, opened
 from gankernels.ops.window import upsample_nearest
 
 __all__ = ["unfused_upsample_conv", "upsample_conv"]
 
 
-def _open_y(x: Any, w: Any, g: UpsampleConvGeometry) -> Any:
+def _open_y(x: Any, w: Any, g: UpsampleConvGeometry, finish: Finish | None = None) -> Any:
     y = empty_like(x, g.y_shape)
-    backend_of(x).upsample_conv(x, w, y, g.pod, algorithm_code())
+    call("upsample_conv", x, w, y, g.pod, algorithm_code(), finish=finish)
     return y
 
 

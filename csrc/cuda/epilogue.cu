@@ -1,0 +1,85 @@
+// The host's side of an epilogue, and its gradient in one pass: what is read of y and of the cotangent gives both gx
+// and the sums of the bias.
+#include <cmath>
+
+#include "../core/error.hpp"
+#include "epilogue.cuh"
+#include "epilogue.hpp"
+#include "kernels.hpp"
+#include "map.cuh"
+#include "reduce.cuh"
+
+namespace gk::cuda {
+namespace {
+
+template <class T>
+struct Gradient {
+  T slope, scale;
+  bool drops;  // then y marks what was dropped by +0
+  __device__ T operator()(T y, T ct) const {
+    if (!drops) return leaky_relu_gate(y, ct, slope);
+    const bool dropped = y == T(0) && !std::signbit(y);
+    const T v = ct * scale;
+    return dropped ? T(0) : (y > T(0) ? v : slope * v);
+  }
+};
+
+// Stores the gradient and sums it, in double as kernel `sum` does.
+template <class T>
+struct StoredGradient {
+  using State = double;
+  using Running = double;
+  Gradient<T> gradient;
+  const T *y, *ct;
+  T *gx, *gbias;
+
+  __device__ Running start(int64_t) const { return 0.0; }
+  __device__ void add(Running& s, const int64_t (&offset)[3]) const {
+    const T value = gradient(y[offset[0]], ct[offset[1]]);
+    gx[offset[2]] = value;
+    s += static_cast<double>(value);
+  }
+  __device__ State state(const Running& s) const { return s; }
+  __device__ void join(State& a, const State& b) const { a += b; }
+  __device__ void finish(const State& s, int64_t output) const { gbias[output] = static_cast<T>(s); }
+};
+
+}  // namespace
+
+template <class T>
+Epilogue<T> epilogue_of(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+  GK_CHECK(y.is_contiguous() && reinterpret_cast<std::uintptr_t>(y.data) % 16 == 0,
+           "an epilogue of a part of an array");
+  Epilogue<T> e;
+  e.y = y.data;
+  if (bias.size() != 0) e.bias = bias.data, e.bias_step = bias.stride[0];
+  e.slope = static_cast<T>(slope);
+  e.drops = p > 0.0;
+  e.threshold = dropout_threshold(p), e.scale = dropout_scale<T>(p);
+  e.seed = seed, e.counter = counter(offset);
+  return e;
+}
+
+template <class T>
+void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<T> gbias, double slope, double p) {
+  const Gradient<T> gradient{static_cast<T>(slope), dropout_scale<T>(p), p > 0.0};
+  if (gbias.size() == 0) return map(gradient, gx, y, ct);
+  if (y.size() == 0) return fill(gbias, 0.0);
+  HostAxes<4> kept;
+  HostAxes<3> summed;
+  kept.push(y.shape[1], y.stride[1], ct.stride[1], gx.stride[1], gbias.stride[0]);
+  for (int i = 0; i < y.rank; ++i)
+    if (i != 1) summed.push(y.shape[i], y.stride[i], ct.stride[i], gx.stride[i]);
+  kept.merge();
+  summed.sort();
+  summed.merge();
+  reduce<3>(StoredGradient<T>{gradient, y.data, ct.data, gx.data, gbias.data}, kept, summed);
+}
+
+#define GK_INSTANTIATE(T)                                                                          \
+  template Epilogue<T> epilogue_of<T>(View<T>, View<const T>, double, double, uint64_t, uint64_t); \
+  template void epilogue_backward<T>(View<const T>, View<const T>, View<T>, View<T>, double, double);
+GK_INSTANTIATE(float)
+GK_INSTANTIATE(double)
+
+}  // namespace gk::cuda

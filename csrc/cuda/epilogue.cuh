@@ -1,0 +1,74 @@
+// An epilogue (epilogue.hpp) on the device: its arithmetic on the values that a thread is about to store.
+#pragma once
+
+#include "../core/view.hpp"
+#include "activation.cuh"
+#include "counters.cuh"
+#include "philox.cuh"
+
+namespace gk::cuda {
+
+// Nothing, unless made by epilogue_of.
+template <class T>
+struct Epilogue {
+  const T* y = nullptr;  // an element's distance from it is its number for Philox; nullptr: no epilogue
+  const T* bias = nullptr;
+  int64_t bias_step = 0;
+  T slope = 1, scale = 1;
+  bool drops = false;
+  uint32_t threshold = 0;
+  uint64_t seed = 0;
+  Counter counter{};
+};
+
+// For the kernel that this thread queues next; arguments as in epilogue.hpp.
+template <class T>
+Epilogue<T> epilogue_of(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+
+// The Philox words of elements first ... first + N - 1, where `first` is a multiple of kAlign: whole blocks are drawn
+// and shifted into place, so that no lane of a warp waits for another.
+template <int N, int kAlign>
+__device__ __forceinline__ void words_of(uint64_t seed, uint64_t block, int64_t first, uint32_t (&word)[N]) {
+  constexpr int kBlocks = (N + 4 - kAlign + 3) / 4;
+  uint32_t drawn[4 * kBlocks];
+  GK_UNROLL
+  for (int b = 0; b < kBlocks; ++b) {
+    const Words w = philox_compact(seed, block + static_cast<uint64_t>(first) / 4 + b);
+    GK_UNROLL
+    for (int j = 0; j < 4; ++j) drawn[4 * b + j] = w.word[j];
+  }
+  GK_UNROLL
+  for (int step = kAlign; step < 4; step *= 2) {
+    GK_UNROLL
+    for (int j = 0; j + step < 4 * kBlocks; ++j) drawn[j] = first & step ? drawn[j + step] : drawn[j];
+  }
+  GK_UNROLL
+  for (int j = 0; j < N; ++j) word[j] = drawn[j];
+}
+
+// Neighbours in memory from `to` on, which is a multiple of kAlign elements from y's beginning; the channel grows by
+// `channel_step` from one to the next.
+template <int kAlign, class T, int N>
+__device__ __forceinline__ void finish(const Epilogue<T>& e, T (&value)[N], const T* to, int64_t channel,
+                                       int64_t channel_step) {
+  if (e.bias != nullptr) {
+    const T* const bias = e.bias + channel * e.bias_step;
+    GK_UNROLL
+    for (int i = 0; i < N; ++i) value[i] = value[i] + bias[i * channel_step * e.bias_step];
+  }
+  if (e.slope != T(1)) {
+    GK_UNROLL
+    for (int i = 0; i < N; ++i) value[i] = leaky_relu(value[i], e.slope);
+  }
+  if (e.drops) {
+    uint32_t word[N];
+    words_of<N, kAlign>(e.seed, e.counter.value(), to - e.y, word);
+    GK_UNROLL
+    for (int i = 0; i < N; ++i) {
+      const T v = value[i] * e.scale;
+      value[i] = is_kept(word[i], e.threshold) ? (v == T(0) ? T(-0.0) : v) : T(0);
+    }
+  }
+}
+
+}  // namespace gk::cuda
