@@ -63,7 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "cpu_only: about the CPU's own ways, or about files and builds; not repeated on a device"
     )
     config.addinivalue_line(
-        "markers", "much_work: thousands of kernels, or millions of multiplications; not on a simulated device"
+        "markers",
+        "much_work(flops=0): thousands of kernels, or millions of multiplications; not on a simulated device, nor on "
+        "an emulated one with more operations than tests/devices.py says",
     )
     _served_by.append(devices.start(config.getoption("--device"), "cuda" in _required))
 

@@ -55,6 +55,7 @@ def test_features_are_one_row_per_shower_and_finite_where_defined() -> None:
     assert low.dtype == np.float32
 
 
+@pytest.mark.much_work(flops=1e9)
 def test_two_samples_of_one_distribution_cannot_be_told_apart_and_the_result_repeats() -> None:
     rng = np.random.default_rng(2)
     reference, generated = rng.normal(size=(300, 6)), rng.normal(size=(300, 6))
@@ -64,6 +65,7 @@ def test_two_samples_of_one_distribution_cannot_be_told_apart_and_the_result_rep
     assert not abs(first.floor - 0.5) > 4.0 * first.floor_error
 
 
+@pytest.mark.much_work(flops=1e9)
 def test_a_shift_is_found_as_well_as_the_best_classifier_could() -> None:
     rng = np.random.default_rng(3)
     shift = np.array([1.0, 0.0, 0.0, 0.0])
@@ -73,6 +75,7 @@ def test_a_shift_is_found_as_well_as_the_best_classifier_could() -> None:
     assert not abs(result.auc - best) > 0.03 + 3.0 * result.error
 
 
+@pytest.mark.much_work(flops=1e9)
 def test_what_no_single_feature_shows_is_found_in_their_correlation() -> None:
     rng = np.random.default_rng(4)
     reference = rng.normal(size=(600, 2))
@@ -80,6 +83,7 @@ def test_what_no_single_feature_shows_is_found_in_their_correlation() -> None:
     assert two_sample_test(reference, generated, seed=1).auc > 0.75
 
 
+@pytest.mark.much_work(flops=1e9)
 def test_missing_values_and_constant_features_do_no_harm() -> None:
     rng = np.random.default_rng(5)
     reference, generated = rng.normal(size=(60, 3)), rng.normal(size=(60, 3))
@@ -95,6 +99,7 @@ def test_small_or_unequal_tables_are_refused() -> None:
         two_sample_test(np.zeros((50, 2)), np.zeros((50, 3)))
 
 
+@pytest.mark.much_work(flops=1e9)
 def test_one_cell_with_the_wrong_energy_is_found_among_all_cells() -> None:
     rng = np.random.default_rng(6)
     tables = []

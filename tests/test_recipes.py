@@ -46,7 +46,7 @@ def test_3dgan_angle_has_the_published_numbers_of_parameters() -> None:
     assert _counts(gan.discriminator)[1] == 87_402
 
 
-@pytest.mark.much_work
+@pytest.mark.much_work(flops=2e9)
 @pytest.mark.parametrize(
     ("name", "shape", "labels"),
     [("3dgan", (25, 25, 25), []), ("3dgan", (25, 25, 25), ["theta_rad"]), ("3dgan-angle", (51, 51, 25), ["theta_rad"])],
@@ -164,7 +164,7 @@ def test_toy_gaussian_profiles_have_the_mean_and_sigma_asked_for() -> None:
         assert abs(width - np.hypot(sigma, config.mean_spread)) < 0.35
 
 
-@pytest.mark.much_work
+@pytest.mark.much_work(flops=1e10)
 def test_toy_gaussian_learns_mean_and_sigma_of_both_classes() -> None:
     recipe = recipes.get("toy-gaussian")
     config = configure(recipe.config, None, ["train.progress=off"])
