@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -153,7 +153,9 @@ class Trainer:
         )
         if self.updates.reading:
             self.losses.clear()
-        with using_conv_algorithm(self.config.conv_algorithm), autocast(self.config.compute):
+        # float32 leaves an autocast around the training as it is
+        cast = nullcontext() if self.config.compute == "float32" else autocast(self.config.compute)
+        with using_conv_algorithm(self.config.conv_algorithm), cast:
             for _ in range(self.config.d_steps):
                 real = next(self.data).to(self.gan.device)
                 fake = self.updates.fakes(real)
