@@ -34,12 +34,14 @@ def _described(shape: tuple[int, int, int], **more: Any) -> dict[str, Any]:
     return {"grid": grid, "condition_names": [], "response": [0.02], **more}
 
 
+@pytest.mark.much_work
 def test_3dgan_has_the_published_numbers_of_parameters() -> None:
     gan = _revived("3dgan", _described((25, 25, 25)))
     assert _counts(gan.generator) == (872_808, 872_948)
     assert _counts(gan.discriminator)[1] == 73_450
 
 
+@pytest.mark.much_work
 def test_3dgan_angle_has_the_published_numbers_of_parameters() -> None:
     gan = _revived("3dgan-angle", _described((51, 51, 25), condition_names=["theta_rad"]))
     assert _counts(gan.generator)[1] == 1_365_047
