@@ -88,6 +88,14 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
 
   bind_kernel(m, "epilogue", &cpu::epilogue<float>);
   bind_kernel(m, "epilogue", &cpu::epilogue<double>);
+  bind_kernel(m, "conv_epilogue", &cpu::conv_epilogue<float>);
+  bind_kernel(m, "conv_epilogue", &cpu::conv_epilogue<double>);
+  bind_kernel(m, "conv_transpose_epilogue", &cpu::conv_transpose_epilogue<float>);
+  bind_kernel(m, "conv_transpose_epilogue", &cpu::conv_transpose_epilogue<double>);
+  bind_kernel(m, "upsample_conv_epilogue", &cpu::upsample_conv_epilogue<float>);
+  bind_kernel(m, "upsample_conv_epilogue", &cpu::upsample_conv_epilogue<double>);
+  bind_kernel(m, "matmul_epilogue", &cpu::matmul_epilogue<float>);
+  bind_kernel(m, "matmul_epilogue", &cpu::matmul_epilogue<double>);
   bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<float>);
   bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<double>);
   bind_kernel(m, "norm_epilogue", &cpu::norm_epilogue<float>);

@@ -57,7 +57,7 @@ ConvAlgorithm measure(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked,
 template <class T, class A, class B, class C>
 void run(const Paths<Kernel<A, B, C>>& paths, A a, B b, C c, const ConvGeometry& g, ConvSlot slot,
          ConvAlgorithm asked) {
-  const Inline small(g.batch * g.out_channels * g.y_volume() * (g.in_channels / g.groups) * g.taps() < kSmallWork);
+  const Inline small(conv_work(g) < kSmallWork);
   const auto with = [&](ConvAlgorithm path) { paths.of(path)(a.volume(), b.volume(), c.volume(), g); };
   if (asked == ConvAlgorithm::measured || asked == ConvAlgorithm::measured_fast)
     return with(measure<T>(g, slot, asked, with));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "conv_paths.hpp"
+#include "elements.hpp"
 #include "kernels.hpp"
 #include "lanes.hpp"
 #include "parallel.hpp"
@@ -119,7 +120,7 @@ class RowTaps {
 template <class T>
 class GatherConv {
  public:
-  GatherConv(View<const T> in, View<T> out, Weights<T> w, int64_t groups, Axes axes)
+  GatherConv(View<const T> in, View<T> out, Weights<T> w, int64_t groups, Axes axes, const Finish<T>& finish)
       : in_(in),
         out_(out),
         w_(w),
@@ -127,11 +128,12 @@ class GatherConv {
         inputs_(in.shape[1] / groups),
         outputs_(out.shape[1] / groups),
         axes_(std::move(axes)),
+        finish_(finish),
         table_(conv_table<T>()) {}
 
   void run() {
     if (out_.size() == 0) return;
-    if (inputs_ == 0 || !every_output_served(axes_)) fill<T>(out_, 0.0);
+    if (inputs_ == 0 || !every_output_served(axes_)) fill_unserved();
     if (inputs_ == 0 || axes_[0].phases.empty() || axes_[1].phases.empty() || axes_[2].phases.empty()) return;
     for (int64_t o = 0; o < outputs_;) {
       const int tile = tile_outputs(table_, outputs_ - o);
@@ -146,6 +148,23 @@ class GatherConv {
   }
 
  private:
+  // Everything as where nothing is summed.
+  void fill_unserved() {
+    View<T> channel = out_;
+    channel.shape[1] = 1;
+    for (int64_t c = 0; c < out_.shape[1]; ++c, channel.data += out_.stride[1]) {
+      T value = 0;
+      finish(&value, 1, c);
+      fill<T>(channel, static_cast<double>(value));
+    }
+  }
+
+  void finish(T* values, int64_t count, int64_t channel) const {
+    if (!finish_.needed()) return;
+    const T bias = finish_.bias.size() != 0 ? finish_.bias.data[channel * finish_.bias.stride[0]] : T(0);
+    elements<T>().bias_act(values, bias, count, finish_.slope);
+  }
+
   void run_group(const LaneGroup& group) {
     for (int i = 0; i < 3; ++i) axes_[i].lay_out(group.cuts[i], i == 2);
     plan_phases();
@@ -289,9 +308,11 @@ class GatherConv {
           }
       }
     for (const ChannelBlock* b = block; b < end; ++b)
-      for (int64_t o = b->first; o < b->first + b->valid; ++o)
-        store_rows(lines.get() + (o - first_output) * output_line, span, units, *phase, group * outputs_ + o, first_row,
-                   last_row, plain.get());
+      for (int64_t o = b->first; o < b->first + b->valid; ++o) {
+        T* line = lines.get() + (o - first_output) * output_line;
+        finish(line, output_line, group * outputs_ + o);
+        store_rows(line, span, units, *phase, group * outputs_ + o, first_row, last_row, plain.get());
+      }
   }
 
   // Do rows of the output that follow each other lie in memory without a gap, in every lane?
@@ -349,6 +370,7 @@ class GatherConv {
   const Weights<T> w_;
   const int64_t groups_, inputs_, outputs_;  // channels per group
   Axes axes_;
+  const Finish<T> finish_;
   const ConvTable<T>& table_;
   std::vector<ChannelBlock> blocks_;
   std::vector<int> sizes_;  // of their tiles, each once
@@ -360,17 +382,31 @@ class GatherConv {
 }  // namespace
 
 template <class T>
+void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish) {
+  GatherConv<T>(x, y, conv_weights(w, g), g.groups, gather_axes(g), finish).run();
+}
+
+template <class T>
+void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
+                           const Finish<T>& finish) {
+  GatherConv<T>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g), finish).run();
+}
+
+template <class T>
 void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
-  GatherConv<T>(x, y, conv_weights(w, g), g.groups, gather_axes(g)).run();
+  conv_direct<T>(x, w, y, g, {no_bias<T>(), 1.0});
 }
 
 template <class T>
 void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  GatherConv<T>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g)).run();
+  conv_transpose_direct<T>(y, w, x, g, {no_bias<T>(), 1.0});
 }
 
-#define GK_INSTANTIATE(T)                                                                   \
-  template void conv_direct<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
+#define GK_INSTANTIATE(T)                                                                                     \
+  template void conv_direct<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Finish<T>&); \
+  template void conv_transpose_direct<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&,          \
+                                         const Finish<T>&);                                                   \
+  template void conv_direct<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);                   \
   template void conv_transpose_direct<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

@@ -6,10 +6,28 @@
 
 namespace gk::cpu {
 
+// What a path may do to its results on their way to memory: y = leaky_relu(y + bias[c]), see epilogue.hpp.
+template <class T>
+struct Finish {
+  View<const T> bias;  // (C), or of size 0: none
+  double slope;
+
+  bool needed() const { return bias.size() != 0 || slope != 1.0; }
+};
+
+template <class T>
+View<const T> no_bias() {
+  return {nullptr, 1, {0}, {1}};
+}
+
 template <class T>
 void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
 template <class T>
 void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+template <class T>
+void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish);
+template <class T>
+void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, const Finish<T>& finish);
 template <class T>
 void conv_weight_direct(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 

@@ -7,6 +7,11 @@
 
 namespace gk::cpu {
 
+// Multiply-adds, padding counted as cells.
+inline int64_t conv_work(const ConvGeometry& g) {
+  return g.batch * g.out_channels * g.y_volume() * (g.in_channels / g.groups) * g.taps();
+}
+
 enum class ConvSlot : int { x = 0, w = 1, y = 2 };  // which one is open: what is computed
 
 // Predicted cost of a path, in multiply-adds of a vector at full speed (half a cycle on a core with two such units).

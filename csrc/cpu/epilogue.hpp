@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "../core/geometry.hpp"
+#include "../core/operators.hpp"
 #include "../core/view.hpp"
 
 namespace gk::cpu {
@@ -15,6 +17,21 @@ using std::uint64_t;
 // With p > 0 a dropped element is +0 and a kept one is not (its zero becomes -0): the mask is stored in y itself.
 template <class T>
 void epilogue(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+
+// The kernels of core/kernels.inc of the same names and then the epilogue of their output, which is contiguous. The
+// channels of a product, of one matrix by one, are its columns. In conv_epilogue.cpp.
+template <class T>
+void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
+                   View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+template <class T>
+void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
+                             View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+template <class T>
+void upsample_conv_epilogue(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
+                            View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+template <class T>
+void matmul_epilogue(View<const T> a, View<const T> b, View<T> c, MatmulPrecision precision, View<const T> bias,
+                     double slope, double p, uint64_t seed, uint64_t offset);
 
 // gx = the gradient at y before the epilogue, given y after it; gbias(C), or of size 0, = its sum over N and L.
 template <class T>

@@ -73,6 +73,10 @@ lerp = native.lerp
 
 # ---- optional: a backend without them runs the operations that they join --------------------------------------------
 epilogue = native.epilogue
+conv_epilogue = native.conv_epilogue
+conv_transpose_epilogue = native.conv_transpose_epilogue
+upsample_conv_epilogue = native.upsample_conv_epilogue
+matmul_epilogue = native.matmul_epilogue
 epilogue_backward = native.epilogue_backward
 norm_epilogue = native.norm_epilogue
 norm_epilogue_backward = native.norm_epilogue_backward
