@@ -116,7 +116,8 @@ def test_sequential_joins_a_normalisation_with_what_is_behind_it(training: bool)
         finally:
             gk.set_fusion(True)
         if joined and hasattr(gk.backends.get(), "norm_epilogue"):
-            assert "leaky" not in y.node.op and "dropout" not in y.node.inputs[0].node.op
+            assert "leaky" not in y.node.op
+            assert "dropout" not in y.node.inputs[0].node.op
         outputs.append(y.detach().numpy())
         running.append(net[1].running_var.numpy())
     np.testing.assert_array_equal(*outputs)
