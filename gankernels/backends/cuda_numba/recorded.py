@@ -131,9 +131,10 @@ class Recording:
 
     def run(self, begin: int, end: int, shifts: Shifts) -> None:
         """Do the launches from `begin` to before `end` again, with counters moved on."""
-        by_seed = {seed: np.uint64(by) for seed, by in shifts if by}
+        by_seed = {seed: by for seed, by in shifts if by}
         for call in self._calls[begin:end]:
             arguments = call.arguments
             if call.seed in by_seed:
-                arguments = (*arguments[:-1], arguments[-1] + by_seed[call.seed])  # wraps at 2**64
+                counter = (int(arguments[-1]) + by_seed[call.seed]) % 2**64
+                arguments = (*arguments[:-1], np.uint64(counter))
             call.start(*arguments)
