@@ -3,6 +3,7 @@
 #include "memory.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -19,9 +20,11 @@ size_t block_size(size_t bytes) {
   return std::max(kAlignment, (bytes + step - 1) / step * step);
 }
 
-std::string gib(size_t bytes) {
+std::string amount(size_t bytes) {
+  const bool large = bytes >= size_t(1) << 30;
   char text[32];
-  std::snprintf(text, sizeof text, "%.2f GiB", static_cast<double>(bytes) / (1 << 30));
+  std::snprintf(text, sizeof text, large ? "%.2f GiB" : "%.2f MiB",
+                static_cast<double>(bytes) / (large ? 1 << 30 : 1 << 20));
   return text;
 }
 
@@ -105,9 +108,9 @@ class Cache {
     if (stats_.limit) room = std::min(room, stats_.limit);
     const auto percent =
         static_cast<int>(100.0 * static_cast<double>(room) / static_cast<double>(stats_.in_use + bytes));
-    return "out of device memory: an array of " + gib(bytes) + " was asked for; arrays hold " + gib(stats_.in_use) +
-           ", the device has " + gib(free_bytes) + " free of " + gib(total) +
-           (stats_.limit ? ", the limit is " + gib(stats_.limit) : std::string()) + ". At most " +
+    return "out of device memory: an array of " + amount(bytes) + " was asked for; arrays hold " +
+           amount(stats_.in_use) + ", the device has " + amount(free_bytes) + " free of " + amount(total) +
+           (stats_.limit ? ", the limit is " + amount(stats_.limit) : std::string()) + ". At most " +
            std::to_string(std::min(percent, 99)) + " % of this batch fits";
   }
 

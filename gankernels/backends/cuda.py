@@ -187,6 +187,21 @@ def synchronize() -> None:
     native.synchronize()
 
 
+def stream() -> int:
+    """The stream of all work, by the number that other libraries know it by."""
+    return int(native.stream())
+
+
+def wait_for_stream(other: int) -> None:
+    """What is queued on another stream comes before what is asked of the device next; the host does not wait."""
+    native.wait_for_stream(other)
+
+
+def make_stream_wait(other: int) -> None:
+    """What was asked of the device so far comes before the next work of another stream; the host does not wait."""
+    native.make_stream_wait(other)
+
+
 def memory_stats() -> dict[str, int]:
     """Bytes in use and reserved, their peaks, the limit, and counts of allocations."""
     return dict(native.memory_stats())

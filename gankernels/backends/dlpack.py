@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CPU", "CUDA", "ImportedBuffer", "device_of", "export", "read"]
+__all__ = ["CPU", "CUDA", "ImportedBuffer", "device_of", "export", "read", "span"]
 
 CPU, CUDA = 1, 2  # DLDeviceType
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode by NumPy's dtype.kind
@@ -100,7 +100,10 @@ def export(array: Any, stream: int | None, dl_device: tuple[int, int] | None, co
     if stream == 0:
         raise BufferError("__dlpack__: stream 0 is ambiguous; 1 is the legacy and 2 the per-thread default stream")
     if stream != -1 and (1 if stream is None else stream) != array.stream:
-        array.backend.synchronize()
+        if hasattr(array.backend, "make_stream_wait"):
+            array.backend.make_stream_wait(1 if stream is None else stream)
+        else:
+            array.backend.synchronize()
     ndim = array.ndim
     shape = (ctypes.c_int64 * max(ndim, 1))(*array.shape)
     strides = (ctypes.c_int64 * max(ndim, 1))(*(s // array.itemsize for s in array.strides))
@@ -168,11 +171,15 @@ def read(capsule: Any) -> tuple[ImportedBuffer, tuple[int, ...], tuple[int, ...]
         strides = tuple(tensor.strides[i] * dtype.itemsize for i in range(tensor.ndim))
     else:
         strides = tuple(prod(shape[i + 1 :]) * dtype.itemsize for i in range(tensor.ndim))
-    # the buffer is the span of the view: negative strides reach below the first element
     first = (tensor.data or 0) + tensor.byte_offset
-    below = sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if n and s < 0)
-    above = sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if n and s > 0)
-    nbytes = above - below + dtype.itemsize if prod(shape) else 0
-    buffer = ImportedBuffer(first + below, nbytes, tensor.device.type == CPU, address, managed.deleter)
+    below, nbytes = span(shape, strides, dtype.itemsize)
+    buffer = ImportedBuffer(first - below, nbytes, tensor.device.type == CPU, address, managed.deleter)
     _rename(capsule, _USED)
-    return buffer, shape, strides, -below, dtype
+    return buffer, shape, strides, below, dtype
+
+
+def span(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
+    """How many bytes a view reaches below its first element (by negative strides), and how many it reaches over."""
+    steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True) if n]
+    below = -sum(s for s in steps if s < 0)
+    return below, sum(s for s in steps if s > 0) + below + itemsize if prod(shape) else 0

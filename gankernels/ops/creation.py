@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.autograd import Tensor
-from gankernels.backends import backend_of, dlpack, get, why_not
+from gankernels.backends import array_interface, backend_of, dlpack, get, why_not
 from gankernels.backends.device_array import DeviceArray
 from gankernels.ops.common import check_shape, extents, filled, to_host
 
@@ -40,15 +40,21 @@ def kept_dtype(op: str, dtype: Any) -> Any:
 
 
 def _device_array(data: Any) -> Any:
-    """Another library's array in CUDA memory, shared through DLPack; None if the data is anything else."""
-    if not hasattr(data, "__dlpack_device__") or int(data.__dlpack_device__()[0]) != dlpack.CUDA or why_not("cuda"):
+    """Another library's array in CUDA memory, shared through DLPack or the CUDA array interface; None for all else."""
+    on_device = hasattr(data, "__dlpack_device__") and int(data.__dlpack_device__()[0]) == dlpack.CUDA
+    described = not hasattr(data, "__dlpack_device__") and hasattr(data, "__cuda_array_interface__")
+    if not (on_device or described) or why_not("cuda"):
         return None
     _refuse_graph(data)
     backend = get("cuda")
     try:
-        buffer, shape, strides, offset, dtype = dlpack.read(data.__dlpack__(stream=1))
+        if described:
+            buffer, shape, strides, offset, dtype = array_interface.read(data, backend)
+        else:
+            ours = backend.stream() if hasattr(backend, "stream") else 1
+            buffer, shape, strides, offset, dtype = dlpack.read(data.__dlpack__(stream=ours))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"tensor: cannot read the {type(data).__name__} through DLPack: {error}") from None
+        raise TypeError(f"tensor: cannot read the {type(data).__name__} on 'cuda': {error}") from None
     if dtype not in _KEPT:
         raise TypeError(f"tensor: dtype {dtype} on 'cuda' is not supported; convert it to one of the four dtypes first")
     return DeviceArray(buffer, shape, dtype, backend, strides, offset)
@@ -103,7 +109,7 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
 
     Parameters
     ----------
-    data : Tensor, array, nested list, number, or anything with `__dlpack__`, `__array_interface__` or `__array__`
+    data : Tensor, array, nested list, number, or what has `__dlpack__`, `__cuda_array_interface__` or `__array__`
         float32, float64, int64 and bool are kept. Python floats become float32, float16 becomes float32, other
         integers (up to 64 bits) become int64, and byte order becomes native. Everything else is refused. Tensors and
         other libraries' arrays on the device are copied there, without the host.
@@ -139,7 +145,10 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
     if on_device is not None:
         wanted = on_device.dtype if dtype is None else kept_dtype("tensor", dtype)
         here = on_device.backend
-        return Tensor(_placed(here.cast(on_device, wanted), here if device is None else backend), requires_grad)
+        copy = here.cast(on_device, wanted)
+        if on_device is not data:
+            here.synchronize()  # its owner may change or free it now
+        return Tensor(_placed(copy, here if device is None else backend), requires_grad)
     array = _host_array(data)
     wanted = _documented_dtype(array, data) if dtype is None else kept_dtype("tensor", dtype)
     check_shape("tensor", array.shape)
