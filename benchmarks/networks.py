@@ -104,6 +104,7 @@ class CaloGANLike(GAN):
     """CaloGAN's layers (github.com/hep-lbdl/CaloGAN, architectures.py) without attention and minibatch discrimination;
     the summed energy (GeV) has an MAE of weight 0.05."""
 
+    chunk = 256
     replayable = True
 
     def __init__(self, seed: int) -> None:

@@ -13,9 +13,11 @@
 namespace gk::cpu {
 namespace {
 
-constexpr int64_t kInner = 256;   // inner extent of a panel block: 48 KiB of b for 48 columns
-constexpr int64_t kRows = 256;    // rows of c per task
-constexpr int64_t kDotRows = 48;  // the same where the inner extent is in the lanes
+constexpr int64_t kInner = 256;                          // inner extent of a panel block: 48 KiB of b for 48 columns
+constexpr int64_t kRows = 256;                           // rows of c per task
+constexpr int64_t kStreamed = 16;                        // rows of a, at most, for which b is read in place, and then
+constexpr int64_t kStreamRows = 32, kStreamPanels = 10;  // so many rows of b at a time, in runs of so many panels
+constexpr int64_t kDotRows = 48;                         // the same where the inner extent is in the lanes
 
 struct RowBlock {
   int64_t first, rows;
@@ -127,6 +129,43 @@ void few_columns(View<const T> a, View<const T> b, View<T> c) {
   });
 }
 
+// A few rows of a, given in blocks, and rows of b that lie in memory: b, which is most of what moves, is read in place
+// and in long runs, while the sums stay in the first cache.
+template <class T>
+void few_rows(View<const T> a, View<const T> b, View<T> c, const std::vector<RowBlock>& blocks, int64_t positions) {
+  const ConvTable<T>& table = conv_table<T>();
+  const int64_t M = c.shape[1], N = c.shape[2], K = a.shape[2], width = positions * table.lanes;
+  const int64_t rows = blocks.back().first + blocks.back().outputs, run = kStreamPanels * width;
+  const int64_t runs = (N + run - 1) / run;
+  const TapOffset only{0, 0};
+  Scratch<T> packed(c.shape[0] * rows * K);
+  for (int64_t n = 0; n < c.shape[0]; ++n)
+    for (const RowBlock& block : blocks)
+      pack_rows(a.data + n * a.stride[0], a.stride[1], a.stride[2], K, block,
+                packed.get() + (n * rows + block.first) * K);
+  parallel_for(c.shape[0] * runs, [&](int64_t i) {
+    const int64_t batch = i / runs, first = i % runs * run, columns = std::min(run, N - first);
+    Scratch<T> sums(rows * run), panel(kStreamRows * width);
+    for (int64_t k = 0; k < K; k += kStreamRows) {
+      const int64_t inner = std::min(kStreamRows, K - k);
+      for (int64_t n = 0; n < columns; n += width) {
+        const T* from = b.data + batch * b.stride[0] + k * b.stride[1] + first + n;
+        const bool whole = columns - n >= width;
+        if (!whole) pack_panel(table, from, b.stride[1], 1, inner, columns - n, width, panel.get());
+        for (const RowBlock& block : blocks)
+          table.tile[block.outputs][positions](whole ? from : panel.get(), whole ? b.stride[1] : width,
+                                               packed.get() + (batch * rows + block.first) * K + k * block.outputs,
+                                               block.outputs, inner, &only, 1, sums.get() + block.first * run + n, run,
+                                               table.lanes, k > 0);
+      }
+    }
+    for (int64_t m = 0; m < M; ++m) {
+      T* to = c.data + batch * c.stride[0] + m * c.stride[1] + first * c.stride[2];
+      for (int64_t n = 0; n < columns; ++n) to[n * c.stride[2]] = sums.get()[m * run + n];
+    }
+  });
+}
+
 template <class T, class E>
 auto tiles(int outputs) {
   if constexpr (std::is_same_v<E, Bf16Pair>)
@@ -152,6 +191,9 @@ void product(View<const T> a, View<const T> b, View<T> c) {
   int64_t positions = (N + L - 1) / L;
   if (kPairs) positions = std::min<int64_t>(positions, Bf16Table::kMaxVectors);
   for (const RowBlock& block : blocks) positions = std::min<int64_t>(positions, table.max_positions[block.outputs]);
+  if constexpr (!kPairs) {
+    if (M <= kStreamed && b.stride[2] == 1 && K > kStreamRows) return few_rows<T>(a, b, c, blocks, positions);
+  }
   const int64_t width = positions * L;
   const int64_t panels = (N + width - 1) / width;
   const int64_t block_count = static_cast<int64_t>(blocks.size());

@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     added.add_argument(
         "--checkpoint", default="best", metavar="best|latest|N", help="which checkpoint; N is its step (best)"
     )
-    added.add_argument("--batch", type=count, default=64, metavar="N", help="showers at a time (64)")
+    added.add_argument("--batch", type=count, metavar="N", help="showers at a time (the recipe's own)")
     added.add_argument("--seed", type=seed, default=1, metavar="N", help="of noise and conditions (1)")
     added.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongUse(f"{out}: there is no folder {out.parent}")
     gan, trained, config, step = revive(arguments.run_dir, arguments.checkpoint)
     described = trained.described()
+    arguments.batch = arguments.batch or gan.chunk
     conditions = _conditions(arguments, gan, described)
     attributes: dict[str, str | int | float] = {
         "generator": "gankernels",

@@ -73,6 +73,8 @@ class GAN:
     generator, discriminator : nn.Module
     latent : int
         Numbers of noise per event, for the default `noise`.
+    chunk : int
+        Events that `sample` generates at a time unless it is told: more are faster where images are small.
     auxiliary : dict of Auxiliary
         Loss of each estimate that takes part in training, by name.
     replayable : bool
@@ -83,6 +85,7 @@ class GAN:
     generator: nn.Module
     discriminator: nn.Module
     latent: int = 0
+    chunk: int = 64
     auxiliary: Mapping[str, Auxiliary] = MappingProxyType({})
     replayable: bool = False
 
@@ -128,15 +131,16 @@ class GAN:
         """Conditions to generate fakes for; by default those of the real batch."""
         return batch.conditions
 
-    def sample(self, conditions: Conditions, generator: Generator, chunk: int = 64) -> Tensor:
+    def sample(self, conditions: Conditions, generator: Generator, chunk: int | None = None) -> Tensor:
         """Generate in evaluation mode, `chunk` events at a time, outside of any graph; images (N, C, *X).
 
-        The noise is drawn in pieces of 64 events whatever the chunk: it decides about memory and not about images. A
-        `replayable` GAN generates by its recorded kernel calls from the third chunk of a size on, with the same bits.
+        None is the GAN's own chunk. The noise is drawn in pieces of 64 events whatever the chunk: it decides about
+        memory and not about images. A `replayable` GAN generates by its recorded kernel calls from the third chunk of a
+        size on, with the same bits.
         """
         device = self.device
         given = [values.to(device) for values in conditions.values()]
-        n = len(given[0])
+        n, chunk = len(given[0]), chunk or self.chunk
         generate = self._generation(tuple(conditions))
         seed, vars(self)["_seed"] = vars(self).get("_seed"), generator.seed
         if n <= chunk and seed == generator.seed:  # noise is drawn in the recording, which is of one seed

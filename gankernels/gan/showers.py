@@ -91,7 +91,7 @@ class ShowerGAN(GAN):
         return cells * conditions["energy"].reshape(-1, 1, 1, 1, 1) if self.relative else cells
 
     def generate_showers(
-        self, energy_gev: Array, labels: dict[str, Array], generator: Generator, chunk: int = 64
+        self, energy_gev: Array, labels: dict[str, Array], generator: Generator, chunk: int | None = None
     ) -> Showers:
         """Generate one shower for each energy and its labels.
 
@@ -100,8 +100,8 @@ class ShowerGAN(GAN):
         energy_gev : array (N,)
         labels : dict of array (N,)
             Values of `condition_names`; further labels are passed through.
-        chunk : int
-            Showers at a time.
+        chunk : int, optional
+            Showers at a time; the GAN's own otherwise.
         """
         images = self.sample(self.conditions(energy_gev, labels), generator, chunk)
         return self.to_showers(images, energy_gev, labels)

@@ -100,6 +100,7 @@ class ToyGAN(GAN):
     """Two small networks of dense layers; the class joins both inputs. Images are profiles times 5."""
 
     scale = 5.0
+    chunk = 1024
     replayable = True
 
     def __init__(self, cells: int, config: ModelConfig, seed: int) -> None:
