@@ -4,6 +4,7 @@
     python -m benchmarks --quick                           # small sizes, at most 3 minutes: does it run?
     python -m benchmarks --part step --workload 3dgan --batch 64 --dtype float32 --threads 2
     python -m benchmarks --part layers --workload 3dgan --layer discriminator --conv-algorithm fft
+    python -m benchmarks --part profile --workload 3dgan   # a training step by kernel, percent of the roofs
     python -m benchmarks --device cuda --workload 3dgan    # on a GPU: compiled, Numba and PyTorch side by side
     python -m benchmarks --table                           # the README's table from the last written JSON
 
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PARTS = ("step", "generate", "layers", "memory", "growth")
+PARTS = ("step", "generate", "layers", "memory", "growth", "profile")
 NAMES = ("3dgan", "3dgan-angle", "calogan-like", "dcgan64", "toy")
 DTYPES = ("float32", "bfloat16")
 ONE_BRANCH = ("branches.0", "features.0", "head")
@@ -53,7 +54,8 @@ def plan(threads: int, quick: bool) -> list[Task]:
         made = [Task("generate", w, "float32", threads, n) for w in NAMES for n in (1, small.get(w, 16))]
         layers = [Task("layers", w, "float32", threads, 2) for w in NAMES if w not in large]
         return [*steps, *made, *layers, Task("memory", "3dgan", "float32", threads, 2),
-                Task("growth", "3dgan", "float32", threads, 16)]  # fmt: skip
+                Task("growth", "3dgan", "float32", threads, 16),
+                Task("profile", "3dgan", "float32", threads, 2)]  # fmt: skip
     tasks: list[Task] = []
     for w in NAMES:
         tasks += [Task("step", w, "float32", threads, n) for n in ((16, 64) if w in large else (64,))]
@@ -64,6 +66,7 @@ def plan(threads: int, quick: bool) -> list[Task]:
     tasks += [Task("memory", w, "float32", threads, 16 if w in large else 64) for w in NAMES]
     tasks += [Task("layers", w, "float32", threads, 16 if w in large else 64) for w in NAMES]
     tasks += [Task("growth", "3dgan", "float32", threads, 16)]
+    tasks += [Task("profile", w, "float32", threads, 16 if w == "3dgan-angle" else 64) for w in NAMES]
     tasks += [Task("generate", w, "bfloat16", threads, n) for w in NAMES for n in (1, 128)]
     if threads > 1:
         tasks += [Task("step", w, "float32", 1, 16) for w in NAMES]
@@ -111,6 +114,10 @@ def measure(bench: Any, task: Task, options: argparse.Namespace) -> list[dict[st
             *parts.growth_with_batch(bench, task.threads, stepped, "step"),
             *parts.growth_with_volume(bench, task.threads, *sizes),
         ]
+    if task.part == "profile":
+        from benchmarks.profile import profile
+
+        return profile(bench, task.workload, task.dtype, task.threads, task.batch)
     if task.part == "layers":
         return parts.layer_rows(bench, task.workload, task.dtype, task.threads, task.batch, which)
     return parts.MEASURES[task.part](bench, task.workload, task.dtype, task.threads, task.batch)

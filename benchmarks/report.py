@@ -14,7 +14,8 @@ MACHINE = ("processor", "isa", "gankernels", "torch", "numpy", "commit", "date",
 ROW = ("part", "workload", "dtype", "threads", "batch", "ours", "rivals", "best_rival", "ratio", "error", "note")
 TIMES = ("median", "low", "high", "fastest", "rounds")
 WORST = 8  # layers that the table names
-PARTS = ("step", "generate", "layers", "memory", "growth")
+KERNELS = 20  # of a profile that have a line of their own
+PARTS = ("step", "generate", "layers", "memory", "growth", "profile")
 
 
 def check(result: Result) -> None:
@@ -71,6 +72,8 @@ def line(row: Row) -> str:
         per = f"{row['ns_per_cell']:.0f} ns/cell" if "ns_per_cell" in row else f"{row['us_per_event']:.0f} us/event"
         cells = f", {round(row['cells'] ** (1 / 3))}^3" if "cells" in row else ""
         return f"{head}{row['what']}{cells}: {duration(row['ours']['median'])}, {per}"
+    if row["part"] == "profile":
+        return f"{head}{duration(row['step_s'])}\n{profile_lines(row)}"
     text = head
     if row["ours"] is None:
         text += row["note"]
@@ -89,6 +92,20 @@ def line(row: Row) -> str:
     if "unfused" in row:
         text += f" (unfused {duration(row['unfused']['median'])})"
     return text
+
+
+def profile_lines(row: Row) -> str:
+    """The kernels of a step that take longest, one on each line."""
+    shown, rest = row["kernels"][:KERNELS], row["kernels"][KERNELS:]
+    out = [f"{'% of step':>10} {'ms':>9} {'calls':>6} {'% of roof':>10}  kernel and shapes"]
+    out += [
+        f"{k['percent']:10.1f} {k['seconds'] * 1e3:9.2f} {k['calls']:6} {k['percent_of_roof']:10.0f}  {k['kernel']}"
+        for k in shown
+    ]
+    left, outside = sum(k["seconds"] for k in rest), row["outside_s"]
+    for label, part in ((f"{len(rest)} others", left), ("outside of kernels (Python, arrays)", outside)):
+        out.append(f"{100.0 * part / row['step_s']:10.1f} {part * 1e3:9.2f} {'':17}  {label}")
+    return "\n".join(out)
 
 
 def largest(rows: Iterable[Row], part: str, workload: str, dtype: str) -> Row | None:

@@ -26,6 +26,7 @@ WINDOWS: list[tuple[Any, ...]] = [
     ((3, 1, 50), 4, 4, 2, 1, True),
     ((0, 2, 4, 4), 2, 2, 0, 1, False),
     ((40, 3, 6, 10, 34), 2, 2, 0, 1, False),
+    ((2, 3, 5, 7, 9), 2, 2, 0, 1, False),
 ]
 IDS = [str(w[0]) for w in WINDOWS]
 

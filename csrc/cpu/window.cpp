@@ -105,6 +105,62 @@ struct Divisors {
   }
 };
 
+// Narrow windows side by side on planes without gaps: sums and shares pass through whole planes, not tap by tap.
+template <class T>
+bool side_by_side(const WindowGeometry& g, const View<T>& x) {
+  for (int i = 0; i < 3; ++i)
+    if (g.stride[i] != g.kernel[i] || g.dilation[i] != 1 || g.pad_lo[i] != 0 || g.y[i] * g.kernel[i] > g.x[i])
+      return false;
+  return g.kernel[2] <= g.y[2] && x.stride[4] == 1 && x.stride[3] == g.x[2];
+}
+
+template <class T>
+void average_planes(const View<const T>& x, const View<T>& y, const WindowGeometry& g) {
+  const Divisors divisors(g);
+  const auto& table = elements<T>();
+  const int64_t W = g.x[2], KH = g.kernel[1], KW = g.kernel[2], cells = g.y[1] * KH * W;
+  for_images(g.batch, g.channels, g.x[0] * g.x[1] * W, [&](int64_t n, int64_t c) {
+    std::vector<double> plane(static_cast<size_t>(cells));
+    for (int64_t pd = 0; pd < g.y[0]; ++pd) {
+      std::fill(plane.begin(), plane.end(), 0.0);
+      for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
+        table.add_tap(image_of(x, n, c) + (pd * g.kernel[0] + kd) * x.stride[2], 1, cells, plane.data());
+      for (int64_t ph = 0; ph < g.y[1]; ++ph) {
+        T* out = image_of(y, n, c) + pd * y.stride[2] + ph * y.stride[3];
+        for (int64_t pw = 0; pw < g.y[2]; ++pw) {
+          double total = 0.0;
+          for (int64_t kh = 0; kh < KH; ++kh)
+            for (int64_t kw = 0; kw < KW; ++kw) total += plane[(ph * KH + kh) * W + pw * KW + kw];
+          out[pw * y.stride[4]] = static_cast<T>(total / divisors.at(pd, ph, pw));
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void spread_planes(const View<const T>& y, const View<T>& x, const WindowGeometry& g) {
+  const Divisors divisors(g);
+  const int64_t W = g.x[2], KD = g.kernel[0], KH = g.kernel[1], KW = g.kernel[2];
+  for_images(g.batch, g.channels, g.x[0] * g.x[1] * W, [&](int64_t n, int64_t c) {
+    std::vector<T> plane(static_cast<size_t>(g.x[1] * W));  // beyond the last windows it stays zero
+    for (int64_t d = 0; d < g.x[0]; ++d) {
+      const int64_t pd = d / KD;
+      if (pd == g.y[0]) std::fill(plane.begin(), plane.end(), T(0));
+      for (int64_t ph = 0; d % KD == 0 && pd < g.y[0] && ph < g.y[1]; ++ph) {
+        const T* from = image_of(y, n, c) + pd * y.stride[2] + ph * y.stride[3];
+        T* row = plane.data() + ph * KH * W;
+        for (int64_t pw = 0; pw < g.y[2]; ++pw) {
+          const T share = static_cast<T>(static_cast<double>(from[pw * y.stride[4]]) / divisors.at(pd, ph, pw));
+          for (int64_t kw = 0; kw < KW; ++kw) row[pw * KW + kw] = share;
+        }
+        for (int64_t kh = 1; kh < KH; ++kh) std::copy_n(row, W, row + kh * W);
+      }
+      std::copy(plane.begin(), plane.end(), image_of(x, n, c) + d * x.stride[2]);
+    }
+  });
+}
+
 // Flat position in the D*H*W image -> offset in elements.
 template <class T>
 struct FlatCells {
@@ -202,6 +258,7 @@ template <class T>
 void average_window(View<const T> x_any, View<T> y_any, const WindowGeometry& g) {
   const auto x = x_any.volume();
   const auto y = y_any.volume();
+  if (side_by_side(g, x)) return average_planes(x, y, g);
   const Window window(g);
   const Divisors divisors(g);
   const auto& table = elements<T>();
@@ -231,9 +288,10 @@ void average_window(View<const T> x_any, View<T> y_any, const WindowGeometry& g)
 
 template <class T>
 void spread_window(View<const T> y_any, View<T> x_any, const WindowGeometry& g) {
-  fill(x_any, 0.0);
   const auto x = x_any.volume();
   const auto y = y_any.volume();
+  if (side_by_side(g, x)) return spread_planes(y, x, g);
+  fill(x_any, 0.0);
   const Window window(g);
   const Divisors divisors(g);
   const auto& table = elements<T>();
