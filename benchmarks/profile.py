@@ -19,7 +19,10 @@ from benchmarks.timing import Times
 from benchmarks.workloads import WORKLOADS, our_step
 from gankernels.backends import cpu, registry
 
-OPTIONAL = ("epilogue", "epilogue_backward", "norm_epilogue", "norm_epilogue_backward")
+OPTIONAL = (
+    "conv_epilogue", "conv_transpose_epilogue", "upsample_conv_epilogue", "matmul_epilogue",
+    "epilogue", "epilogue_backward", "norm_epilogue", "norm_epilogue_backward",
+)  # fmt: skip
 PRODUCTS = {"conv": 1, "conv_transpose": 1, "conv_weight": 2, "upsample_conv": 1, "upsample_conv_transpose": 1,
             "upsample_conv_weight": 2}  # fmt: skip
 SMALL_BYTES = 2**20  # calls on less are one line for each kernel
@@ -55,6 +58,7 @@ class Line:
 
 def flops_of(kernel: str, arrays: list[Any]) -> float:
     """Of the direct algorithm for convolutions and products; 0 for others."""
+    kernel = kernel.removesuffix("_epilogue")
     if kernel in PRODUCTS:
         w = arrays[PRODUCTS[kernel]]
         y = arrays[2 if kernel.endswith("conv") else 0 if kernel.endswith("transpose") else 1]
