@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from gankernels.testing.cases import Case
 
 HERE = Path(__file__).resolve().parent
 _SIMULATED_FLOPS, _EMULATED_FLOPS = 100_000, 20_000_000  # of one pass: a second or so for its three slots
+_SIMULATED_ELEMENTS = 2_000  # of one array that a test calls many kernels on: more than 30 blocks of 64 threads
 _PASSED_THROUGH = ("numpy", "contextlib.py", "devices.py", "fake_cuda.py")
 
 
@@ -48,6 +50,11 @@ def start(device: str, required: bool) -> str:
 def is_simulated() -> bool:
     """True if kernels of the default device run as Python: a millisecond for a thousand multiplications."""
     return backends.get() is cuda_numba and cuda_numba.available.is_simulated()
+
+
+def rounds_to_bfloat16() -> bool:
+    """True if products in `gk.autocast` are of rounded numbers on the default device."""
+    return backends.get() is not cuda_numba
 
 
 def in_a_new_process() -> str:
@@ -87,6 +94,15 @@ def fit(item: pytest.Item) -> str | None:
     return None
 
 
+def extents(*shape: int) -> tuple[int, ...]:
+    """`shape`; for a simulated device its longest axes cut until it has few enough elements."""
+    cut = list(shape)
+    while is_simulated() and prod(cut) > _SIMULATED_ELEMENTS:
+        longest = cut.index(max(cut))
+        cut[longest] = _fewer(cut[longest])
+    return tuple(cut)
+
+
 def _cut(case: Case, limit: int) -> Case | None:
     """The same taps and strides on one image and fewer channels, of numbers that leave a rest in every tile."""
     if not case.w or case.w[1] != case.x[1]:  # windows, and a case of groups, are small as they are
@@ -99,8 +115,8 @@ def _cut(case: Case, limit: int) -> Case | None:
     return case if case.flops <= limit else None
 
 
-def _fewer(channels: int) -> int:
-    return channels // 2 + 1 if channels > 2 else 1
+def _fewer(n: int) -> int:
+    return n // 2 + 1 if n > 2 else 1
 
 
 def _asked_by_a_test() -> bool:

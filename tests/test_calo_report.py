@@ -15,6 +15,7 @@ from gankernels.calo.showers import Grid, Showers
 from gankernels.calo.validate import validate
 
 matplotlib = pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.much_work  # of NumPy and Matplotlib
 
 GRID = Grid((7, 7, 9))
 CYLINDER = Grid(

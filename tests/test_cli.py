@@ -105,6 +105,7 @@ def test_simulate_replaces_a_file_only_when_asked(showers: Path, capsys: Capture
     assert run("simulate", str(showers), "--events", "5", "--grid", "4,4,4", "--overwrite") == 0
 
 
+@pytest.mark.much_work
 def test_validate_writes_the_report_and_prints_its_table(showers: Path, tmp_path: Path, capsys: Capture) -> None:
     other = tmp_path / "other.h5"
     assert run("simulate", str(other), "--events", "60", "--grid", "8,8,8", "--seed", "2") == 0

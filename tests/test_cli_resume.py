@@ -20,6 +20,7 @@ pytest.importorskip("h5py")
 pytest.importorskip("safetensors")
 pytest.importorskip("matplotlib")
 Capture = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.much_work  # nearly every test looks at a run that trained
 
 
 def tree(root: Path) -> dict[str, str]:

@@ -266,6 +266,7 @@ print(while_writing, found.step)
 """
 
 
+@pytest.mark.much_work
 def test_a_kill_at_any_moment_leaves_the_previous_or_the_new_checkpoint(tmp_path):
     done = subprocess.run(**python(KILLING, tmp_path, 100, cwd=tmp_path), capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr

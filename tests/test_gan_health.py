@@ -116,6 +116,7 @@ def test_nan_in_the_data_stops_before_the_weights_change():
     assert all(np.array_equal(before[n], t.numpy()) for n, t in gan.discriminator.state_dict().items())
 
 
+@pytest.mark.much_work
 def test_weights_that_explode_stop_the_run_and_name_the_last_good_checkpoint(tmp_path):
     trainer = Trainer(toy_gan(), toy_data(), TrainerConfig(max_steps=50, batch=16, checkpoint_every=2), tmp_path)
     steps = iter(range(100))

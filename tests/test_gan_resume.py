@@ -81,6 +81,7 @@ trainer.run()
 """
 
 
+@pytest.mark.much_work
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_resumed_in_a_new_process_is_the_uninterrupted_run_bit_for_bit(name, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -94,6 +95,7 @@ def test_a_run_resumed_in_a_new_process_is_the_uninterrupted_run_bit_for_bit(nam
     assert_same(whole, parts)
 
 
+@pytest.mark.much_work
 def test_a_resumed_run_may_be_made_longer(tmp_path):
     make(tmp_path / "whole", "plain").run()
     make(tmp_path / "parts", "plain", max_steps=6).run()

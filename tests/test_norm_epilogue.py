@@ -79,6 +79,7 @@ def test_second_derivatives_are_those_of_the_operations(p: float) -> None:
         assert not (np.abs(got.numpy() - expected.numpy()).max() > 1e-12 * scale)
 
 
+@pytest.mark.much_work
 def test_results_have_the_same_bits_at_any_thread_count(thread_counts: tuple[int, ...]) -> None:
     inputs = operands((6, 4, 9001), np.float32)
     results = set()

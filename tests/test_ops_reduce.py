@@ -57,8 +57,9 @@ def test_integers_and_masks_are_counted_in_int64() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long_sums_of_integers_are_exact_with_equal_bits_on_every_isa_and_thread_count(dtype: Any) -> None:
     isa, threads = cpu.isa(), cpu.num_threads()
-    x = np.random.default_rng(0).integers(-8, 9, (3, 50, 1037)).astype(dtype)
-    r = normal(3, 50, 1037).astype(dtype)
+    shape = devices.extents(3, 50, 1037)
+    x = np.random.default_rng(0).integers(-8, 9, shape).astype(dtype)
+    r = normal(*shape).astype(dtype)
     try:
         per_isa: dict[str, bytes] = {}
         for name, n in devices.cpu_settings():

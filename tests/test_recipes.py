@@ -108,6 +108,7 @@ def test_quickstart_turns_showers_into_images_and_back(tmp_path: Path) -> None:
     session.close()
 
 
+@pytest.mark.much_work
 def test_quickstart_gives_every_shower_the_response_of_the_data(tmp_path: Path) -> None:
     _, session = _quickstart(tmp_path)
     energy = np.full(400, 50.0, np.float32)
@@ -151,6 +152,7 @@ def test_quickstart_takes_cylinders_and_an_angle_as_conditions(tmp_path: Path) -
         session.close()
 
 
+@pytest.mark.much_work
 def test_showers_with_a_missing_condition_are_refused_by_name() -> None:
     gan = _revived("3dgan", _described((25, 25, 25), condition_names=["theta_rad"]))
     with pytest.raises(ValueError, match="theta_rad"):

@@ -74,15 +74,24 @@ def test_a_replayed_training_has_the_bits_of_the_training(optimizer, settings):
             assert np.array_equal(value.numpy(), b[key].numpy()) if hasattr(value, "data") else value == b[key]
 
 
+TRAININGS = {
+    "plain": {},
+    "schedule": {"lr_schedule": "cosine"},
+    "r1": {"losses": LossConfig(r1=0.1, r1_interval=3, label_flip=0.05)},
+    "separate": {"separate_updates": True, "g_steps": 2},
+    "penalty": {"losses": LossConfig("wasserstein-gp", "wasserstein-gp")},
+    "clipped": {"losses": LossConfig("wasserstein", "hinge")},
+    "shortened": {"max_grad_norm": 0.5, "d_steps": 2, "d_optimizer": OptimizerConfig("rmsprop")},
+}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"losses": LossConfig(r1=0.1, r1_interval=3, label_flip=0.05)}, {"separate_updates": True, "g_steps": 2},
-        {"losses": LossConfig("wasserstein-gp", "wasserstein-gp")}, {"losses": LossConfig("wasserstein", "hinge")},
-        {"max_grad_norm": 0.5, "d_steps": 2, "d_optimizer": OptimizerConfig("rmsprop")}, {"lr_schedule": "cosine"},
+        pytest.param(settings, id=name, marks=() if name in ("plain", "schedule") else pytest.mark.much_work)
+        for name, settings in TRAININGS.items()
     ],
-    ids=["plain", "r1", "separate", "penalty", "clipped", "shortened", "schedule"],
-)  # fmt: skip
+)
 def test_a_trainer_that_replays_gives_the_same_bits(settings):
     results = []
     for replay in (True, False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import devices
 import numpy as np
 import pytest
 from devices import backend
@@ -25,7 +26,7 @@ WINDOWS: list[tuple[Any, ...]] = [
     ((2, 2, 6, 7), (3, 2), (1, 3), (1, 0), 1, True),
     ((3, 1, 50), 4, 4, 2, 1, True),
     ((0, 2, 4, 4), 2, 2, 0, 1, False),
-    ((40, 3, 6, 10, 34), 2, 2, 0, 1, False),
+    (devices.extents(40, 3, 6, 10, 34), 2, 2, 0, 1, False),
     ((2, 3, 5, 7, 9), 2, 2, 0, 1, False),
 ]
 IDS = [str(w[0]) for w in WINDOWS]

@@ -99,9 +99,16 @@ def _in_host_memory() -> bool:
     return SIMULATED or launching.is_recording()  # what is recorded does not run, so there may be no GPU
 
 
+def _host_block(nbytes: int) -> NDArray[np.uint8]:
+    """Aligned to 256 bytes as what a driver gives."""
+    room = np.empty(nbytes + 255, np.uint8)
+    start = -room.ctypes.data % 256
+    return room[start : start + nbytes]
+
+
 def _allocate(nbytes: int) -> Any:
     try:
-        block = np.empty(nbytes, np.uint8) if _in_host_memory() else cuda.device_array(nbytes, np.uint8)
+        block = _host_block(nbytes) if _in_host_memory() else cuda.device_array(nbytes, np.uint8)
     except Exception as error:
         if "OUT_OF_MEMORY" not in str(error).upper() and not isinstance(error, MemoryError):
             raise
