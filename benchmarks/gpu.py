@@ -2,11 +2,18 @@
 
 "ours" is the backend that gankernels takes by itself, the other one races under its name. What is compiled just in time
 is compiled in the first calls, into an empty cache: "compile_s" says how long that took, the times are those after it.
+
+PyTorch computes as we do in plain float32 (TF32 off, cuDNN choosing by the clock): eager, channels last, compiled.
+What both sides reach with coarser products on tensor cores, TF32 and bfloat16 (autocast), is timed in a race of its own
+and stands under "coarser", not in the ratio. Those answers are compared with float32's, but for training steps.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -20,8 +27,15 @@ from benchmarks.rival import Rival
 from benchmarks.timing import Run, clock, race
 from benchmarks.workloads import SEED, WORKLOADS, Workload, fix_noise, off_the_kink, our_step, with_sgd
 from gankernels import backends, nn
+from gankernels.ops.conv import using_conv_algorithm
 
 PARTS = ("step", "generate", "layers")
+DEVICE = "cuda"  # of PyTorch
+OURS_COARSER: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "ours tf32": partial(using_conv_algorithm, "tf32"),
+    "ours bfloat16": partial(gk.autocast, "bfloat16"),
+}
+UNITS = {"tf32": 2.0**-11, "bfloat16": answers.U16}  # rounding of a factor
 
 
 def usable() -> dict[str, Any]:
@@ -56,8 +70,20 @@ def _served(module: Any, run: Run) -> Run:
     return served
 
 
-def _finished(run: Run) -> Run:
+def _within(context: Callable[[], AbstractContextManager[None]], run: Run) -> Run:
+    def within() -> Any:
+        with context():
+            return run()
+
+    return within
+
+
+def _finished(run: Run, tf32: bool) -> Run:
+    """PyTorch's run until it has finished, products in TF32 or in float32."""
+
     def finished() -> Any:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         result = run()
         torch.cuda.synchronize()
         return result
@@ -65,10 +91,24 @@ def _finished(run: Run) -> Run:
     return finished
 
 
+def _coarser(modules: Mapping[str, Any]) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+    """Our ways on tensor cores, which the Numba backend does not use."""
+    return {} if modules["ours"] is backends.cuda_backend("numba")[0] else OURS_COARSER
+
+
+def _raced(contenders: dict[str, Run], budget_s: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Times in float32, and those with coarser products."""
+    exact = {label: run for label, run in contenders.items() if label.split()[-1] not in UNITS}
+    rest = {label: run for label, run in contenders.items() if label not in exact}
+    coarser = race(rest, budget_s) if rest else {}
+    return race(exact, budget_s), {label: asdict(times) for label, times in coarser.items()}
+
+
 def rows(bench: Bench, part: str, name: str, threads: int, batch: int, which: tuple[str, ...]) -> list[Row]:
     """The rows of one part of a workload, float32."""
     w = WORKLOADS[name]
     modules = usable()
+    torch.backends.cudnn.benchmark = True
     try:
         if part == "layers":
             return _layers(bench, w, modules, threads, batch, which)
@@ -105,28 +145,58 @@ def check_step(w: Workload, module: Any, batch: int) -> float:
     return answers.same_step(f"{w.name}, step on cuda, batch {batch}", before, moved("cuda")[1], want, bound)
 
 
+def _ours(w: Workload, part: str, batch: int) -> Run:
+    """Steps or generation of a new GAN on the backend that serves."""
+    gan = w.gan(True)
+    real = w.real(gan, batch)
+    gan.to("cuda")
+    real = real.to("cuda")
+    return our_step(gan, w.config, real) if part == "step" else partial(gan.sample, real.conditions, gk.Generator(SEED))
+
+
 def _whole(bench: Bench, w: Workload, modules: dict[str, Any], part: str, threads: int, batch: int) -> Row:
     contenders: dict[str, Run] = {}
     first: dict[str, float] = {}
     error = 0.0
     for label, module in modules.items():
         backends.serve("cuda", module)
-        gan = w.gan(True)
-        real = w.real(gan, batch)
-        gan.to("cuda")
-        real = real.to("cuda")
-        generate = partial(gan.sample, real.conditions, gk.Generator(SEED))
-        run: Run = our_step(gan, w.config, real) if part == "step" else generate
-        contenders[label] = _served(module, run)
+        contenders[label] = _served(module, _ours(w, part, batch))
         first[label] = clock(contenders[label])
         error = max(error, check_step(w, module, min(batch, 16)))
+    backends.serve("cuda", modules["ours"])
+    for label, context in _coarser(modules).items():
+        contenders[label] = _within(context, _served(modules["ours"], _ours(w, part, batch)))
+    if part == "generate":
+        _check_coarser(w, modules, min(batch, 16))
     if torch.cuda.is_available():
-        gan = w.gan(True)
-        rival = Rival(w.name, gan, w.config, w.real(gan, batch), device="cuda")
-        contenders["pytorch"] = _finished(rival.step if part == "step" else rival.sample)
-    times = race(contenders, bench.budget_s)
+        for label, ways in _rivals(bench, w).items():
+            gan = w.gan(True)
+            rival = Rival(w.name, gan, w.config, w.real(gan, batch), device=DEVICE, **ways)
+            contenders[label] = _finished(rival.step if part == "step" else rival.sample, label == "tf32")
+    times, coarser = _raced(contenders, bench.budget_s)
     compile_s = {label: max(0.0, taken - times[label].median) for label, taken in first.items()}
-    return bench.row(part, w.name, "float32", threads, batch, times, error=error, compile_s=compile_s)
+    return bench.row(part, w.name, "float32", threads, batch, times, error=error, compile_s=compile_s, coarser=coarser)
+
+
+def _rivals(bench: Bench, w: Workload) -> dict[str, dict[str, Any]]:
+    """How PyTorch runs, by label; the coarser ones channels last, as tensor cores want it."""
+    last = {} if w.rank == 0 else {"layout": "channels_last"}
+    found: dict[str, dict[str, Any]] = {"eager": {}, "tf32": last, "bfloat16": {**last, "dtype": "bfloat16"}}
+    if last:
+        found["channels_last"] = last
+    if bench.compiled != "none":
+        found["compile"] = {**(last if w.rank == 3 else {}), "compiled": True}
+    return found
+
+
+def _check_coarser(w: Workload, modules: dict[str, Any], batch: int) -> None:
+    """Compare images of coarser products with those of float32."""
+    gan = w.gan(True)
+    depth = sum(map(len, layers.all_units(gan, w.real(gan, 2))))
+    want = _ours(w, "generate", batch)().cpu().numpy()
+    for label, context in _coarser(modules).items():
+        got = _within(context, _ours(w, "generate", batch))().cpu().numpy()
+        answers.same_images(f"{w.name}, {label}, batch {batch}", got, want, 4.0 * depth * UNITS[label.split()[-1]])
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
@@ -165,10 +235,20 @@ def _layer(
         what = f"{unit.path}, {kind}, {label} on cuda"
         got = contenders[label]().cpu().numpy()
         error = max(error, answers.same_images(what, got, want, layer_bound(unit, kind, batch)))
+    ours, copy = there["ours"]
+    backends.serve("cuda", ours)
+    for label, context in _coarser({"ours": ours}).items():
+        with context():  # a gradient's graph is recorded here
+            contenders[label] = _within(context, _served(ours, layers.our_pass(copy, kind, x, ct)))
+        limit = 4.0 * UNITS[label.split()[-1]] + layer_bound(unit, kind, batch)
+        answers.same_images(f"{unit.path}, {kind}, {label}", contenders[label]().cpu().numpy(), want, limit)
     if torch.cuda.is_available():
-        contenders["pytorch"] = _finished(layers.torch_pass(unit, kind, x, ct, "eager", False, "cuda"))
-    times = race(contenders, bench.budget_s / 4)
+        last = "eager" if w.rank == 0 else "channels_last"
+        for label, layout in {"eager": "eager", last: last, "tf32": last, "bfloat16": last}.items():
+            run = layers.torch_pass(unit, kind, x, ct, layout, label == "bfloat16", DEVICE)
+            contenders[label] = _finished(run, label == "tf32")
+    times, coarser = _raced(contenders, bench.budget_s / 4)
     return bench.row(
         "layers", w.name, "float32", threads, batch, times, error=error, layer=unit.path, what=unit.text(),
-        compile_s=compile_s, **{"pass": kind},
+        compile_s=compile_s, coarser=coarser, **{"pass": kind},
     )  # fmt: skip

@@ -8,24 +8,28 @@
 It needs a checkout, an NVIDIA driver, nvcc, CMake, a C++ compiler, and in this Python numpy, pybind11, pytest,
 hypothesis and torch; it fetches nothing and installs nothing. The parts are
 
-    build      the modules for this GPU alone, into build/on_gpu, warnings as errors
+    build      the modules for this GPU alone, into build/on_gpu; what compilers warn of is written down
     info       what `gankernels info` says: device, driver, embedded code
-    suite      the whole test suite with --device cuda --require cuda, some files a piece
+    suite      the whole test suite with --device cuda --require cuda, some files a piece; the tests of the Numba
+               backend where Numba is installed
     sanitize   compute-sanitizer memcheck, racecheck and synccheck over the kernel tests, where the tool is
     time       python -m benchmarks --device cuda: compiled, Numba and PyTorch by turns in one process, a workload a
                piece; the layers of 3dgan first, because what cuDNN reaches there says what can be won
 
-A piece that failed is written down with the end of its output and tried again by the next call; the exit code is 1 if
-any failed, and 2 if the time ended first. A change of the sources makes all of it be done again.
+Other parts build first if that was not done. A piece that failed is written down with the end of its output and tried
+again by the next call, after those that were not tried yet. The exit code is 1 if any failed, and 2 if the time ended
+first: then the same command goes on, also within the build. A change of the sources makes all of it be done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("build", "info", "suite", "sanitize", "time")
 SOURCES = (".py", ".cu", ".cuh", ".cpp", ".hpp", ".inc", ".inl", ".cmake", ".in")
 SUITE_FILES = 6  # test files in a piece
+LEAST_S = 20.0  # with less time left no piece is begun
 SANITIZED = ("tests/test_cuda_kernels.py", "tests/test_cuda_conv_kernels.py")
 REHEARSED = ("tests/test_tensor.py", "tests/test_optim.py")
 TIMED = (
@@ -50,7 +55,7 @@ BATCHES = {"3dgan": 128, "3dgan-angle": 128, "calogan-like": 256, "dcgan64": 128
 
 @dataclass(frozen=True)
 class Piece:
-    """A command, and what its output leaves."""
+    """A command, and what it leaves; "{minutes}" in it is most of the time that it is given."""
 
     name: str
     command: list[str]
@@ -62,27 +67,31 @@ class Piece:
 def main(arguments: list[str] | None = None) -> int:
     """Run the pieces that are left; returns the exit code."""
     options = _parser().parse_args(arguments)
-    place = options.out or ROOT / "build" / ("on_gpu_rehearsal" if options.emulated else "on_gpu")
+    default = ROOT / "build" / ("on_gpu_rehearsal" if options.emulated else "on_gpu")
+    place = (options.out or default).resolve()
     if options.afresh and place.exists():
         shutil.rmtree(place)
     place.mkdir(parents=True, exist_ok=True)
     record = _Record(place / "results.json", _fingerprint())
+    if not (place / "package").exists():
+        record.forget("build")
+    asked = list(_pieces(place, options.part, options.emulated))
     end = time.monotonic() + 60.0 * options.minutes
-    for piece in _pieces(place, options.part, options.emulated):
-        if record.passed(piece.name):
-            continue
+    for piece in record.order(asked):
         left = end - time.monotonic()
-        if left < min(20.0, piece.limit_s):
+        done = None
+        if left >= min(LEAST_S, piece.limit_s):
+            done = _run(piece, place, min(left, piece.limit_s))
+            record.add(piece.name, done)
+            print(f"{piece.name:<34} {done['status']:<8} {done['seconds']:7.1f} s  {done['last']}", flush=True)
+        if done is None or (done["status"] == "late" and left <= piece.limit_s):
             print("the time is up; the same command goes on from here")
             return 2
-        done = _run(piece, place, min(left, piece.limit_s))
-        record.add(piece.name, done)
-        print(f"{piece.name:<34} {done['status']:<8} {done['seconds']:7.1f} s  {done['last']}", flush=True)
         if piece.name == "build" and done["status"] != "passed":
             print("\n".join(done["output"]))
             return 1
-    failed = record.failed()
-    print(f"{record.path}: {len(record.pieces)} pieces, failed: {', '.join(failed) or 'none'}")
+    failed = record.failed(asked)
+    print(f"{record.path}: {len(asked)} pieces, failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
 
 
@@ -106,8 +115,8 @@ def _pieces(place: Path, parts: list[str], emulated: bool) -> Iterator[Piece]:
     package, python = place / "package", sys.executable
     there = {"PYTHONPATH": str(package), "GANKERNELS_CUDA_BACKEND": "compiled", "PYTHONDONTWRITEBYTECODE": "1"}
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "cuda", "--require", "cuda"]
-    if "build" in parts or not package.exists():
-        yield Piece("build", [python, "-m", "benchmarks.on_gpu_build", str(place), "emulated" if emulated else "on"])
+    mode = "emulated" if emulated else "on"
+    yield Piece("build", [python, "-m", "benchmarks.on_gpu_build", str(place), mode], 3600.0)
     if "info" in parts:
         yield Piece("info", [python, "-m", "gankernels.info", "--json"], 60.0, environment=there)
     timed = list(_timed(place, there, emulated)) if "time" in parts else []
@@ -116,11 +125,22 @@ def _pieces(place: Path, parts: list[str], emulated: bool) -> Iterator[Piece]:
         files = REHEARSED if emulated else [f"tests/{p.name}" for p in sorted((ROOT / "tests").glob("test_*.py"))]
         for i in range(0, len(files), SUITE_FILES):
             yield Piece(f"suite {i // SUITE_FILES + 1}", [*pytest, *files[i : i + SUITE_FILES]], environment=there)
+        if importlib.util.find_spec("numba") and not emulated:
+            command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/numba_cuda"]
+            yield Piece("suite numba", command, environment=there | {"GANKERNELS_CUDA_BACKEND": "numba"})
     yield from timed[1:]
     if "sanitize" in parts and not emulated:
         for tool in ("memcheck", "racecheck", "synccheck"):
-            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
-            yield Piece(f"sanitize {tool}", [*command, *pytest, "-x", *SANITIZED], environment=there)
+            command = [_of_the_toolkit("compute-sanitizer"), "--tool", tool, "--error-exitcode", "9"]
+            command += ["--target-processes", "all", *pytest, "-x", *SANITIZED]
+            yield Piece(f"sanitize {tool}", command, environment=there)
+
+
+def _of_the_toolkit(tool: str) -> str:
+    """The program where it is found, or beside nvcc."""
+    compiler = shutil.which("nvcc")
+    beside = None if compiler is None else shutil.which(tool, path=str(Path(compiler).resolve().parent))
+    return shutil.which(tool) or beside or tool
 
 
 def _timed(place: Path, there: dict[str, str], emulated: bool) -> Iterator[Piece]:
@@ -128,7 +148,7 @@ def _timed(place: Path, there: dict[str, str], emulated: bool) -> Iterator[Piece
     for part, workload in (("step", "toy"), ("generate", "toy")) if emulated else TIMED:
         result = place / f"time-{part}-{workload}.json"
         batches = f"1,{BATCHES[workload]}" if part == "generate" else str(BATCHES[workload])
-        sizes = ["--batch", "4", "--budget", "0.01"] if emulated else ["--batch", batches, "--minutes", "9"]
+        sizes = ["--batch", "4", "--budget", "0.01"] if emulated else ["--batch", batches, "--minutes", "{minutes}"]
         command = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--part", part, "--workload", workload]
         yield Piece(f"time {part} {workload}", [*command, *sizes, "--json", str(result)], result=result,
                     environment=there if emulated else everyone)  # fmt: skip
@@ -140,29 +160,43 @@ def _run(piece: Piece, place: Path, limit_s: float) -> dict[str, Any]:
     if piece.result is not None:
         piece.result.unlink(missing_ok=True)
     inside = place / "package" if piece.name != "build" else ROOT
+    command = [word.replace("{minutes}", f"{0.8 * limit_s / 60.0:.2f}") for word in piece.command]
     began = time.monotonic()
-    try:
-        done = subprocess.run(
-            piece.command, cwd=inside, env=os.environ | piece.environment, capture_output=True, text=True,
-            timeout=limit_s,
-        )  # fmt: skip
-        status, output = ("passed" if done.returncode == 0 else "failed"), done.stdout + done.stderr
-    except subprocess.TimeoutExpired as late:
-        status, output = "late", "".join(t if isinstance(t, str) else t.decode() for t in (late.stdout or b"",))
-    except FileNotFoundError as error:
-        status, output = "absent", f"{error.filename} is not here"
+    if shutil.which(command[0]) is None:
+        return {"status": "absent", "seconds": 0.0, "last": f"{command[0]} is not here", "output": []}
+    with subprocess.Popen(
+        command, cwd=inside, env=os.environ | piece.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said, complaints = process.communicate(timeout=limit_s)
+            status = "passed" if process.returncode == 0 else "failed"
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)  # compilers and tests that it started, too
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            said, complaints = process.communicate()
+            status = "late"
+    output = said + complaints
     lines = [line for line in output.splitlines() if line.strip()]
     found: dict[str, Any] = {
         "status": status,
         "seconds": round(time.monotonic() - began, 1),
-        "last": lines[-1][:100] if lines and piece.name != "info" else "",
+        "last": "" if piece.name == "info" else _last(said if status == "passed" else output),
         "output": [] if status == "passed" else lines[-40:],
     }
     if piece.name == "info" and status == "passed":
-        found["report"] = json.loads(output)
+        found["report"] = json.loads(said)
+    if piece.name == "build":
+        found["warnings"] = [line for line in lines if "warning:" in line or "warning #" in line]
     if piece.result is not None and piece.result.exists():
         found["measured"] = json.loads(piece.result.read_text())
     return found
+
+
+def _last(output: str) -> str:
+    lines = output.strip().splitlines()
+    return lines[-1][:100] if lines else ""
 
 
 class _Record:
@@ -176,13 +210,23 @@ class _Record:
             if known["sources"] == sources:
                 self.pieces = known["pieces"]
 
-    def passed(self, name: str) -> bool:
-        """Whether a piece need not be run again."""
-        return self.pieces.get(name, {}).get("status") == "passed"
+    def status(self, piece: Piece) -> str | None:
+        """How a piece ended; None if it was not tried."""
+        done = self.pieces.get(piece.name)
+        return None if done is None else str(done["status"])
 
-    def failed(self) -> list[str]:
-        """Pieces that ran and did not pass; a tool that is not on this machine is no failure."""
-        return [name for name, done in self.pieces.items() if done["status"] not in ("passed", "absent")]
+    def order(self, asked: list[Piece]) -> list[Piece]:
+        """What is left to do: the build, what was not tried yet, what did not pass."""
+        left = [p for p in asked if self.status(p) != "passed"]
+        return sorted(left, key=lambda p: (p.name != "build", self.status(p) is not None))
+
+    def failed(self, asked: list[Piece]) -> list[str]:
+        """Those that did not pass; a tool that is not on this machine is no failure."""
+        return [p.name for p in asked if self.status(p) not in ("passed", "absent")]
+
+    def forget(self, name: str) -> None:
+        """A piece must be run again."""
+        self.pieces.pop(name, None)
 
     def add(self, name: str, done: dict[str, Any]) -> None:
         """Note a piece and write the file."""
@@ -195,7 +239,7 @@ class _Record:
 
 def _fingerprint() -> str:
     """Of the sources that a piece depends on."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((ROOT / "CMakeLists.txt").read_bytes() + (ROOT / "pyproject.toml").read_bytes())
     for folder in ("csrc", "gankernels", "tests", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in SOURCES and path.name != "_build_info.py":  # which builds write

@@ -2,7 +2,7 @@
 
     python -m benchmarks.on_gpu_build FOLDER on|emulated
 
-FOLDER/package then holds gankernels with its modules, tests and benchmarks; nothing is installed.
+FOLDER/package then holds gankernels with its modules, tests, benchmarks and what the tests read; nothing is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("gankernels", "tests", "benchmarks")
+COPIED = ("gankernels", "tests", "benchmarks", "csrc")
 
 
 def architecture() -> str:
@@ -49,9 +49,11 @@ def main(folder: Path, mode: str) -> int:
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir()
     for name in COPIED:
-        ignored = shutil.ignore_patterns("*.so", "__pycache__", "_build_info.py", "results")
+        ignored = shutil.ignore_patterns("*.so", "__pycache__", "_build_info.py")
         shutil.copytree(ROOT / name, package / name, ignore=ignored)
-    shutil.copy(ROOT / "pyproject.toml", package)
+    for path in ROOT.iterdir():
+        if path.is_file() and (path.suffix in (".md", ".toml", ".txt") or path.name == "LICENSE"):
+            shutil.copy(path, package)
     for made in (*build.glob("_c*.so"), build / "_build_info.py"):
         shutil.copy(made, package / "gankernels")
     return 0

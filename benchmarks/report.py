@@ -89,6 +89,8 @@ def line(row: Row) -> str:
         text += f" (ours in float32 {duration(row['ours_float32']['median'])})"
     if "compile_s" in row:
         text += " | compiled in " + ", ".join(f"{k} {duration(s)}" for k, s in row["compile_s"].items())
+    if row.get("coarser"):
+        text += f" | coarser: {_coarser(row)}"
     if "unfused" in row:
         text += f" (unfused {duration(row['unfused']['median'])})"
     return text
@@ -106,6 +108,11 @@ def profile_lines(row: Row) -> str:
     for label, part in ((f"{len(rest)} others", left), ("outside of kernels (Python, arrays)", outside)):
         out.append(f"{100.0 * part / row['step_s']:10.1f} {part * 1e3:9.2f} {'':17}  {label}")
     return "\n".join(out)
+
+
+def _coarser(row: Row) -> str:
+    shown = sorted(row["coarser"].items(), key=lambda item: item[1]["median"])
+    return ", ".join(f"{k} {duration(t['median'])}" for k, t in shown)
 
 
 def largest(rows: Iterable[Row], part: str, workload: str, dtype: str) -> Row | None:
@@ -177,6 +184,10 @@ def table(result: Result) -> str:
         named = [f"{r['part']} of {r['workload']} at batch {r['batch']} " +
                  " / ".join(f"{k} {duration(s)}" for k, s in r["compile_s"].items()) for r in late]  # fmt: skip
         out += ["", f"Compilation in the first call, apart from the times above: {'; '.join(named)}."]
+    coarse = [r for r in rows if r.get("coarser") and r["part"] != "layers"]
+    if coarse:
+        named = [f"{r['part']} of {r['workload']} at batch {r['batch']}: {_coarser(r)}" for r in coarse]
+        out += ["", f"With coarser products, apart from the ratios above: {'; '.join(named)}."]
     threads = max((r["threads"] for r in rows), default=1)
     roof = m["roofs"].get(str(threads), {})
     roofs = f", roof {roof['float32_gflops']:.0f} GFLOP/s, {roof['copy_gb_per_s']:.0f} GB/s" if roof else ""

@@ -262,6 +262,34 @@ def test_the_backends_of_a_gpu_race_side_by_side_and_compilation_is_apart(
 
 
 @pytest.mark.cpu_only
+@pytest.mark.parametrize(("kind", "which"), [("step", ()), ("generate", ()), ("layers", ("generator.0",))])
+def test_coarser_products_race_apart_and_leave_the_ratio_alone(
+    monkeypatch: pytest.MonkeyPatch, kind: str, which: tuple[str, ...], result: dict[str, Any]
+) -> None:
+    parts, gpu, report = part("parts"), part("gpu"), part("report")
+    _stand_in(monkeypatch)
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu.torch.cuda, "synchronize", lambda: None)
+    for settings, name in ((gpu.torch.backends.cudnn, "allow_tf32"), (gpu.torch.backends.cudnn, "benchmark")):
+        monkeypatch.setattr(settings, name, getattr(settings, name))
+    precision = gpu.torch.get_float32_matmul_precision()
+    try:
+        found = gpu.rows(parts.Bench(0.01, "none", 1), kind, "toy", 1, 4, which)
+    finally:
+        gpu.torch.set_float32_matmul_precision(precision)
+    for r in found:
+        assert set(r["rivals"]) == {"numba", "eager"}
+        assert set(r["coarser"]) == {"ours tf32", "ours bfloat16", "tf32", "bfloat16"}
+        assert r["ratio"] == r["rivals"][r["best_rival"]]["median"] / r["ours"]["median"]
+        assert " | coarser: " in report.line(r)
+    if kind != "layers":
+        assert f"With coarser products, apart from the ratios above: {kind} of toy" in report.table(
+            result | {"rows": found}
+        )
+
+
+@pytest.mark.cpu_only
 def test_without_a_gpu_the_command_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
