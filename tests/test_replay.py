@@ -85,13 +85,7 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param(settings, id=name, marks=() if name in ("plain", "schedule") else pytest.mark.much_work)
-        for name, settings in TRAININGS.items()
-    ],
-)
+@pytest.mark.parametrize("settings", TRAININGS.values(), ids=TRAININGS)
 def test_a_trainer_that_replays_gives_the_same_bits(settings):
     results = []
     for replay in (True, False):
