@@ -42,8 +42,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     ("name", "settings", "plain", "penalized"), [("toy-gaussian", [], 150, 190), ("quickstart", SMALL, 650, 990)]
 )
 def test_a_step_of_a_small_recipe_is_so_many_launches_and_replayed_steps_no_python(
-    launches: list[str], name: str, settings: list[str], plain: int, penalized: int, tmp_path: Path
+    launches: list[str], name: str, settings: list[str], plain: int, penalized: int, tmp_path: Path, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr(Trainer, "_check_losses", lambda *_: None)  # numbers that no kernel has written
     settings = [*settings, "train.batch=4", "train.max_steps=30", "train.progress=off"]
     with gk.device("cuda"):
         recipe: Any = recipes.get(name)
