@@ -21,11 +21,12 @@ AUTO, FAST = CONV_ALGORITHMS["auto"], CONV_ALGORITHMS["fast"]
 
 def _codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     codes: list[int] = []
-    for name in ("conv", "conv_transpose", "upsample_conv"):
+    plain = ("conv", "conv_transpose", "upsample_conv")
+    for name in (*plain, *(f"{kernel}_epilogue" for kernel in plain)):
         kernel = getattr(backends.get(), name)
 
         def noted(*arguments: Any, kernel: Any = kernel) -> None:
-            codes.append(arguments[-1])
+            codes.append(arguments[4])
             kernel(*arguments)
 
         monkeypatch.setattr(backends.get(), name, noted)
