@@ -12,7 +12,7 @@ import numpy as np
 
 Run = Callable[[], Any]
 
-SETTLE_S = 0.03  # after this the threads of the other side have stopped spinning: libgomp's take some 15 ms
+SETTLE_S = 0.01  # after this the other side's idle threads have stopped spinning; far longer and ours wake up slowly
 WARM_S = 0.05  # shorter runs are made once uncounted after the other side's turn: its data are in the caches
 CALL_S = 0.01  # shorter runs are repeated until a sample takes so long
 SLOWER = 1.3  # a rival that is this much slower than the best one in the first round leaves the race
