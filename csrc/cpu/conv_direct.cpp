@@ -38,31 +38,36 @@ struct RowTiles {
   std::vector<std::vector<int64_t>> taps;  // distinct sets of taps of W: a tile needs those that read the input for it
 
   RowTiles(const Phase& w, int64_t width, int64_t outputs, int64_t widest) : outputs(outputs) {
-    const auto served = [&](int64_t first, int64_t last) {
-      std::vector<int64_t> found;
-      for (size_t k = 0; k < w.taps.size(); ++k)
-        if (w.taps[k].serves(first, last)) found.push_back(static_cast<int64_t>(k));
-      return found;
-    };
-    // least[i]: cycles of the best tiles for the positions before i, the last of which is last[i] wide
-    std::vector<int64_t> least(width + 1, std::numeric_limits<int64_t>::max()), last(width + 1);
-    least[0] = 0;
-    for (int64_t i = 1; i <= width; ++i)
-      for (int64_t p = 1; p <= std::min(i, widest); ++p) {
-        const int64_t cost = least[i - p] + static_cast<int64_t>(served(i - p, i).size()) * cycles(p) + kTileVisit;
-        if (cost <= least[i]) least[i] = cost, last[i] = p;
-      }
+    const auto serves = [&](size_t k, int64_t first, int64_t last) { return w.taps[k].serves(first, last); };
+    // last[i]: positions of the tile that ends before i; nearly equal tiles in rows so wide that padding is little
+    std::vector<int64_t> last(width + 1);
+    if (width <= kPlanned) {
+      std::vector<int64_t> least(width + 1, std::numeric_limits<int64_t>::max());  // cycles of the positions before i
+      least[0] = 0;
+      for (int64_t i = 1; i <= width; ++i)
+        for (int64_t p = 1; p <= std::min(i, widest); ++p) {
+          int64_t cost = least[i - p] + kTileVisit;
+          for (size_t k = 0; k < w.taps.size(); ++k) cost += serves(k, i - p, i) ? cycles(p) : 0;
+          if (cost <= least[i]) least[i] = cost, last[i] = p;
+        }
+    } else {
+      const int64_t count = (width + widest - 1) / widest;
+      for (int64_t i = 0; i < count; ++i) last[width * (i + 1) / count] = width * (i + 1) / count - width * i / count;
+    }
+    std::vector<int64_t> needed;
     for (int64_t i = width; i > 0; i -= last[i]) {
-      std::vector<int64_t> needed = served(i - last[i], i);
+      needed.clear();
+      for (size_t k = 0; k < w.taps.size(); ++k)
+        if (serves(k, i - last[i], i)) needed.push_back(static_cast<int64_t>(k));
       const size_t at = static_cast<size_t>(std::find(taps.begin(), taps.end(), needed) - taps.begin());
-      if (at == taps.size()) taps.push_back(std::move(needed));
+      if (at == taps.size()) taps.push_back(needed);
       tiles.push_back({i - last[i], last[i], at});
     }
     std::reverse(tiles.begin(), tiles.end());
   }
 
  private:
-  static constexpr int64_t kTileVisit = 4;
+  static constexpr int64_t kTileVisit = 4, kPlanned = 64;
 
   // Half cycles of one tap: two multiply-adds or two loads start in a cycle, and a sum waits four for the one before.
   int64_t cycles(int64_t positions) const { return std::max({outputs * positions, outputs + positions, int64_t{8}}); }

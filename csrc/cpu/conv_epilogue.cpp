@@ -27,30 +27,37 @@ bool goes_direct(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
   return conv_plan<T>(g, slot, asked) == ConvAlgorithm::direct;
 }
 
+// direct(finish) or plain(), and what is left of the epilogue of their output.
+template <class T, class Direct, class Plain>
+void then(ConvSlot slot, View<T> out, const ConvGeometry& g, ConvAlgorithm a, const Finish<T>& finish, double p,
+          uint64_t seed, uint64_t offset, const Direct& direct, const Plain& plain) {
+  if (!goes_direct<T>(g, slot, a)) {
+    plain();
+    return epilogue<T>(flat(out), finish.bias, finish.slope, p, seed, offset);
+  }
+  const Inline small(conv_work(g) < kSmallWork);
+  direct(finish);
+  if (p > 0.0) epilogue<T>(flat(out), no_bias<T>(), 1.0, p, seed, offset);
+}
+
 }  // namespace
 
 template <class T>
 void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
                    View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
-  if (!goes_direct<T>(g, ConvSlot::y, a)) {
-    conv<T>(x, w, y, g, a);
-    return epilogue<T>(flat(y), bias, slope, p, seed, offset);
-  }
-  const Inline small(conv_work(g) < kSmallWork);
-  conv_direct<T>(x.volume(), w.volume(), y.volume(), g, {bias, slope});
-  if (p > 0.0) epilogue<T>(flat(y), no_bias<T>(), 1.0, p, seed, offset);
+  then<T>(
+      ConvSlot::y, y, g, a, {bias, slope}, p, seed, offset,
+      [&](const Finish<T>& finish) { conv_direct<T>(x.volume(), w.volume(), y.volume(), g, finish); },
+      [&] { conv<T>(x, w, y, g, a); });
 }
 
 template <class T>
 void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
                              View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
-  if (!goes_direct<T>(g, ConvSlot::x, a)) {
-    conv_transpose<T>(y, w, x, g, a);
-    return epilogue<T>(flat(x), bias, slope, p, seed, offset);
-  }
-  const Inline small(conv_work(g) < kSmallWork);
-  conv_transpose_direct<T>(y.volume(), w.volume(), x.volume(), g, {bias, slope});
-  if (p > 0.0) epilogue<T>(flat(x), no_bias<T>(), 1.0, p, seed, offset);
+  then<T>(
+      ConvSlot::x, x, g, a, {bias, slope}, p, seed, offset,
+      [&](const Finish<T>& finish) { conv_transpose_direct<T>(y.volume(), w.volume(), x.volume(), g, finish); },
+      [&] { conv_transpose<T>(y, w, x, g, a); });
 }
 
 template <class T>
