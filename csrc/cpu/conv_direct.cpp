@@ -16,7 +16,10 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kPackedBytes = int64_t(16) << 20;  // packed input held at a time, where one block is smaller
-constexpr int64_t kTaskCycles = 120000;              // rows are joined into tasks of at least about 30 microseconds
+constexpr int64_t kLeastCycles = 40000;              // rows are joined into tasks of about 10 microseconds at least,
+constexpr int64_t kTaskCycles = 120000;              // of 30 where there is work for
+constexpr int64_t kTasks = 16;                       // so many
+constexpr int64_t kStoreCycles = 6;                  // of a vector of outputs: epilogue, transposition, store
 constexpr int64_t kWindowBytes = 512 << 10;          // input that the rows of a task share: half a second-level cache
 constexpr int64_t kSharingRows = 8;                  // rows of a task where the window of all channels is larger
 
@@ -252,12 +255,16 @@ class GatherConv {
         const int64_t rows = phase->outputs[0] * phase->outputs[1], blocks = static_cast<int64_t>(blocks_.size());
         int64_t work = 0;
         for (size_t i = 0; i < row_phases(); ++i) work += inputs_ * phase[i].taps() * phase[i].outputs[2];
-        const int64_t cycles = std::max<int64_t>(1, work * blocks_[0].tile / 2);  // of a row and a block of channels
+        const int64_t stored = axes_[2].sub * phase->axis[2]->every;
+        // of a row and a block of channels
+        const int64_t cycles = std::max<int64_t>(1, (work / 2 + stored * kStoreCycles) * blocks_[0].tile);
+        const int64_t all = rows * cycles * blocks * groups_ * count;
+        const int64_t wanted = std::clamp(all / kTasks, kLeastCycles, kTaskCycles);
         // Small weights: blocks of channels share the lists of taps and the row, which stays in the cache.
         const bool shared = group_weights(*phase) * static_cast<int64_t>(sizeof(T)) <= kWindowBytes / 4;
-        const int64_t together = shared ? std::min(blocks, 1 + kTaskCycles / cycles) : 1;
+        const int64_t together = shared ? std::min(blocks, 1 + wanted / cycles) : 1;
         const int64_t least = channels_at_once(*phase) < inputs_ ? kSharingRows : 1;
-        const int64_t step = std::max(least, 1 + kTaskCycles / (cycles * together));
+        const int64_t step = std::max(least, 1 + wanted / (cycles * together));
         for (int64_t g = 0; g < groups_; ++g)
           for (int64_t r0 = 0; r0 < rows; r0 += shared ? step : rows)
             for (int64_t o = 0; o < blocks; o += together)
@@ -312,11 +319,23 @@ class GatherConv {
             }
           }
       }
+    const bool adjoin = rows_adjoin(units, *phase);
+    std::vector<int64_t> targets;
+    if (!adjoin)
+      for (int64_t row = first_row; row < last_row; ++row) append_targets(units, *phase, row, &targets);
     for (const ChannelBlock* b = block; b < end; ++b)
       for (int64_t o = b->first; o < b->first + b->valid; ++o) {
         T* line = lines.get() + (o - first_output) * output_line;
+        T* channel = out_.data + (group * outputs_ + o) * out_.stride[1];
         finish(line, output_line, group * outputs_ + o);
-        store_rows(line, span, units, *phase, group * outputs_ + o, first_row, last_row, plain.get());
+        if (adjoin) {
+          T* rows[64];
+          for (int l = 0; l < L; ++l) rows[l] = channel + units[l].image * out_.stride[0] + first_row * span;
+          table_.deinterleave(line, L, (last_row - first_row) * span, rows);
+        } else {
+          for (int64_t row = 0; row < last_row - first_row; ++row, line += span * L)
+            store_row(line, span, units, *phase->axis[2], channel, targets.data() + row * L, plain.get());
+        }
       }
   }
 
@@ -328,47 +347,39 @@ class GatherConv {
            (axes_[0].out == 1 || out_.stride[2] == axes_[1].out * axes_[2].out);
   }
 
-  void store_rows(const T* line, int64_t span, const std::vector<Unit>& units, const DensePhase& phase, int64_t channel,
-                  int64_t first_row, int64_t last_row, T* plain) {
-    const int L = table_.lanes;
-    if (rows_adjoin(units, phase)) {
-      T* rows[64];
-      for (int l = 0; l < L; ++l)
-        rows[l] = out_.data + units[l].image * out_.stride[0] + channel * out_.stride[1] + first_row * span;
-      table_.deinterleave(line, L, (last_row - first_row) * span, rows);
-      return;
+  // Where in a channel the lanes of a row begin; kOutside for those that stand for no row of the output.
+  void append_targets(const std::vector<Unit>& units, const DensePhase& phase, int64_t row,
+                      std::vector<int64_t>* targets) const {
+    const Phase &pd = *phase.axis[0], &ph = *phase.axis[1];
+    const int64_t d = row / phase.outputs[1], h = row % phase.outputs[1];
+    for (const Unit& u : units) {
+      const int64_t od = u.start[0] + d, oh = u.start[1] + h;
+      const bool inside = u.image >= 0 && od < pd.outputs && oh < ph.outputs;
+      targets->push_back(inside ? u.image * out_.stride[0] + (pd.first + od * pd.every) * out_.stride[2] +
+                                      (ph.first + oh * ph.every) * out_.stride[3] +
+                                      u.start[2] * phase.axis[2]->every * out_.stride[4]
+                                : kOutside);
     }
-    for (int64_t row = first_row; row < last_row; ++row, line += span * L)
-      store_row(line, span, units, phase, channel, row / phase.outputs[1], row % phase.outputs[1], plain);
   }
 
   // One row of lane layout to the rows of the output that its lanes stand for.
-  void store_row(const T* line, int64_t span, const std::vector<Unit>& units, const DensePhase& phase, int64_t channel,
-                 int64_t d, int64_t h, T* plain) {
+  void store_row(const T* line, int64_t span, const std::vector<Unit>& units, const Phase& w, T* channel,
+                 const int64_t* target, T* plain) {
     const int L = table_.lanes;
-    const Phase &pd = *phase.axis[0], &ph = *phase.axis[1], &pw = *phase.axis[2];
     const int64_t stride = out_.stride[4];
     const bool direct = axes_[2].cuts == 1 && stride == 1;
     T* rows[64] = {};
-    T* target[64];
-    for (int l = 0; l < L; ++l) {
-      const Unit& u = units[l];
-      const int64_t od = u.start[0] + d, oh = u.start[1] + h;
-      const bool inside = u.image >= 0 && od < pd.outputs && oh < ph.outputs;
-      target[l] = inside ? out_.data + u.image * out_.stride[0] + channel * out_.stride[1] +
-                               (pd.first + od * pd.every) * out_.stride[2] +
-                               (ph.first + oh * ph.every) * out_.stride[3] + u.start[2] * pw.every * stride
-                         : nullptr;
-      rows[l] = direct && inside ? target[l] : plain + l * span;
-    }
+    for (int l = 0; l < L; ++l) rows[l] = direct && target[l] != kOutside ? channel + target[l] : plain + l * span;
     table_.deinterleave(line, L, span, rows);
     if (direct) return;
     for (int l = 0; l < L; ++l) {
-      if (!target[l]) continue;
-      const int64_t valid = std::min(span, axes_[2].out - units[l].start[2] * pw.every);
-      for (int64_t i = 0; i < valid; ++i) target[l][i * stride] = rows[l][i];
+      if (target[l] == kOutside) continue;
+      const int64_t valid = std::min(span, axes_[2].out - units[l].start[2] * w.every);
+      for (int64_t i = 0; i < valid; ++i) channel[target[l] + i * stride] = rows[l][i];
     }
   }
+
+  static constexpr int64_t kOutside = std::numeric_limits<int64_t>::min();
 
   const View<const T> in_;
   const View<T> out_;

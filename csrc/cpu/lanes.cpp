@@ -182,25 +182,30 @@ std::vector<LaneGroup> lane_groups(int64_t batch, int lanes, const Axes& axes, d
   const int64_t rest = batch % lanes, whole = batch - rest;
   if (whole > 0) groups.push_back({0, whole, {1, 1, 1}});
   if (rest == 0) return groups;
+  // By axis and number of cuts: positions that are computed, cells that are packed.
+  struct Cut {
+    double positions, cells;
+  };
+  std::vector<Cut> cut[3];
+  for (int i = 0; i < 3; ++i) {
+    const int64_t outputs = axes[i].outputs();
+    for (int64_t n = 1; n <= std::min<int64_t>(lanes, outputs); ++n) {
+      const int64_t sub = ceil_div(outputs, n);
+      cut[i].push_back({static_cast<double>(sub) * (n == 1 ? served_part(axes[i]) : 1),
+                        static_cast<double>(axes[i].window(sub)) * (i == 2 && n > 1 ? kCutRowCost : 1)});
+    }
+  }
+  const auto count = [&](int i) { return static_cast<int64_t>(cut[i].size()); };
   LaneGroup best{whole, rest, {1, 1, 1}};
   double least = std::numeric_limits<double>::infinity();
-  const double served[3] = {served_part(axes[0]), served_part(axes[1]), served_part(axes[2])};
-  for (int64_t w = 1; w <= lanes; ++w)
-    for (int64_t h = 1; w * h <= lanes; ++h)
-      for (int64_t d = 1; w * h * d <= lanes; ++d) {
-        const std::array<int64_t, 3> cuts{d, h, w};
-        double positions = 1, cells = 1;
-        bool useful = true;
-        for (int i = 0; i < 3; ++i) {
-          const int64_t outputs = axes[i].outputs();
-          useful = useful && cuts[i] <= outputs;
-          positions *= static_cast<double>(ceil_div(outputs, cuts[i])) * (cuts[i] == 1 ? served[i] : 1);
-          cells *= static_cast<double>(axes[i].window(ceil_div(outputs, cuts[i])));
-        }
-        const LaneGroup group{whole, rest, cuts};
-        if (w > 1) cells *= kCutRowCost;
-        const double cost = static_cast<double>(group.blocks(lanes)) * (positions * work + cells);
-        if (useful && cost < least) least = cost, best = group;
+  for (int64_t w = 1; w <= count(2); ++w)
+    for (int64_t h = 1; h <= count(1) && w * h <= lanes; ++h)
+      for (int64_t d = 1; d <= count(0) && w * h * d <= lanes; ++d) {
+        const Cut &cd = cut[0][d - 1], &ch = cut[1][h - 1], &cw = cut[2][w - 1];
+        const LaneGroup group{whole, rest, {d, h, w}};
+        const double cost = static_cast<double>(group.blocks(lanes)) *
+                            (cd.positions * ch.positions * cw.positions * work + cd.cells * ch.cells * cw.cells);
+        if (cost < least) least = cost, best = group;
       }
   groups.push_back(best);
   return groups;
