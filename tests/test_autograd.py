@@ -352,7 +352,7 @@ def test_a_chain_of_five_thousand_operations_is_differentiated_without_recursion
     assert g.item() == 5001.0
 
 
-@pytest.mark.much_work
+@pytest.mark.cpu_only
 def test_a_chain_of_a_hundred_thousand_operations_is_differentiated_and_freed() -> None:
     x = leaf(1)
     y = x
@@ -363,7 +363,7 @@ def test_a_chain_of_a_hundred_thousand_operations_is_differentiated_and_freed() 
     del y, g
 
 
-@pytest.mark.much_work
+@pytest.mark.cpu_only
 def test_the_graph_of_a_gradient_of_twenty_thousand_operations_is_freed() -> None:
     x = leaf(1)
     y = x

@@ -154,6 +154,7 @@ def test_every_pass_of_a_locally_connected_layer_and_of_an_upsampled_convolution
                 assert not (part("answers").relative(got, want) > 1e-5)
 
 
+@pytest.mark.cpu_only
 def test_flops_of_3dgan_are_those_of_its_layers() -> None:
     layers, workloads = part("layers"), part("workloads")
     w = workloads.WORKLOADS["3dgan"]

@@ -187,6 +187,7 @@ def test_nan_cells_and_different_edges_are_refused_by_name() -> None:
         validate(generated, reference, classifier=False)
 
 
+@pytest.mark.much_work(flops=10**9)
 def test_the_classifier_adds_its_row_and_its_curve(tmp_path: Path) -> None:
     result = validate(toy_showers(60, 1, scale=1.3), toy_showers(60, 2), out_dir=tmp_path)
     assert result.by_name["auc/high"].value > 0.7

@@ -41,7 +41,10 @@ def _trained(name, replay):
     return losses, {k: t.numpy().copy() for k, t in gan.generator.state_dict().items()}, reasons
 
 
-@pytest.mark.parametrize("name", ["toy-gaussian", pytest.param("quickstart", marks=pytest.mark.much_work)])
+MUCH = pytest.mark.much_work(flops=10**9)
+
+
+@pytest.mark.parametrize("name", ["toy-gaussian", pytest.param("quickstart", marks=MUCH)])
 def test_updates_of_a_recipe_are_replayed_with_the_same_bits(name):
     replayed, plain = (_trained(name, replay) for replay in (True, False))
     assert replayed[0] == plain[0]
