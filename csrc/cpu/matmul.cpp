@@ -1,6 +1,7 @@
 // c = a b by packed panels (Goto and van de Geijn, ACM TOMS 34, 2008): a in blocks of tile rows, b in panels as wide as
 // a tile, the inner extent in blocks that keep a panel in the cache. The tile is that of the direct convolution.
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -14,7 +15,8 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kInner = 256;                          // inner extent of a panel block: 48 KiB of b for 48 columns
-constexpr int64_t kRows = 256;                           // rows of c per task
+constexpr int64_t kRows = 256, kFewRows = 64;            // rows of c per task, and at least where tasks are few:
+constexpr int64_t kTasks = 4;                            // fewer than these
 constexpr int64_t kStreamed = 16;                        // rows of a, at most, for which b is read in place, and then
 constexpr int64_t kStreamRows = 32, kStreamPanels = 10;  // so many rows of b at a time, in runs of so many panels
 constexpr int64_t kDotRows = 48;                         // the same where the inner extent is in the lanes
@@ -33,6 +35,19 @@ std::vector<RowBlock> cut_rows(const ConvTable<T>& table, int64_t rows) {
     m += outputs;
   }
   return blocks;
+}
+
+// Vectors of a panel, at most `widest`, so that panels of one width hold `vectors` with the least padding. Narrower
+// ones load more numbers for a product.
+int64_t least_padding(int64_t vectors, int64_t widest) {
+  constexpr double kNarrower = 1.04;
+  int64_t best = widest;
+  double least = std::numeric_limits<double>::infinity(), price = 1.0;
+  for (int64_t p = widest; p > 0; --p, price *= kNarrower) {
+    const double cost = static_cast<double>((vectors + p - 1) / p * p) * price;
+    if (cost < least) least = cost, best = p;
+  }
+  return best;
 }
 
 // block(K, outputs) of rows of a(M, K); missing rows are zero
@@ -194,6 +209,7 @@ void product(View<const T> a, View<const T> b, View<T> c) {
   if constexpr (!kPairs) {
     if (M <= kStreamed && b.stride[2] == 1 && K > kStreamRows) return few_rows<T>(a, b, c, blocks, positions);
   }
+  positions = least_padding((N + L - 1) / L, positions);
   const int64_t width = positions * L;
   const int64_t panels = (N + width - 1) / width;
   const int64_t block_count = static_cast<int64_t>(blocks.size());
@@ -218,7 +234,8 @@ void product(View<const T> a, View<const T> b, View<T> c) {
     }
   });
 
-  const int64_t blocks_per_task = std::max<int64_t>(1, kRows / blocks[0].outputs);
+  const int64_t task_rows = std::clamp(B * panels * M / kTasks, kFewRows, kRows);
+  const int64_t blocks_per_task = std::max<int64_t>(1, task_rows / blocks[0].outputs);
   const int64_t row_tasks = (block_count + blocks_per_task - 1) / blocks_per_task;
   parallel_for(B * panels * row_tasks, [&](int64_t i) {
     const int64_t first_block = i % row_tasks * blocks_per_task;
@@ -266,7 +283,7 @@ void product(View<const T> a, View<const T> b, View<T> c) {
 
 template <class T>
 void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
-  const Inline small(c.size() * a.shape[2] < kSmallWork);
+  const Inline small(c.size() * a.shape[2] <= kSmallWork);
   if constexpr (std::is_same_v<T, float>) {
     if (p == MatmulPrecision::bf16) {
       // A product of few rows or columns waits for memory: it is computed as float32 ones are.
