@@ -168,14 +168,22 @@ def test_code_compiled_per_instruction_set_includes_no_standard_header(path: Pat
 
 
 # ---- one list of kernels -------------------------------------------------------------------------------------------
-def _declared_kernels() -> set[str]:
-    return set(re.findall(r"^template <class [^>]*> void (\w+)\(", (CSRC / "core" / "kernels.inc").read_text(), re.M))
+def _declared_kernels(file: str = "kernels.inc") -> set[str]:
+    return set(re.findall(r"^template <class [^>]*>\s+void (\w+)\(", (CSRC / "core" / file).read_text(), re.M))
+
+
+def _bound_kernels(file: str) -> set[str]:
+    return set(re.findall(r"GK_BIND\w*\(m, (\w+)", (CSRC / "bindings" / file).read_text()))
 
 
 def test_every_kernel_is_bound() -> None:
-    module = (CSRC / "bindings" / "module_cpu.cpp").read_text()
-    bound = set(re.findall(r"GK_BIND\w*\(m, (\w+)", module)) | set(re.findall(r'm\.def\("(\w+)", &cpu::\w+<', module))
-    assert bound == _declared_kernels()
+    bound = _bound_kernels("bind_kernels.inc") | _bound_kernels("module_cpu.cpp")
+    assert bound == _declared_kernels() | _declared_kernels("epilogues.inc") | {"epilogue"}
+
+
+@pytest.mark.parametrize("module", ["module_cpu.cpp", "module_cuda.cpp"])
+def test_both_modules_bind_the_same_list(module: str) -> None:
+    assert '#include "bind_kernels.inc"' in (CSRC / "bindings" / module).read_text()
 
 
 BACKENDS = [p for p in (PACKAGE / "backends").glob("c*") if p.suffix == ".py" or (p / "__init__.py").exists()]

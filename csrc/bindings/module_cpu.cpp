@@ -1,4 +1,4 @@
-// The module gankernels._cpu: one line per kernel of core/kernels.inc, then the few knobs of the CPU backend.
+// The module gankernels._cpu: the kernels of bind_kernels.inc, then the few knobs of the CPU backend.
 #include "../cpu/bf16.hpp"
 #include "../cpu/conv_plan.hpp"
 #include "../cpu/dispatch.hpp"
@@ -31,82 +31,10 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   namespace kernels = gk::cpu;
   m.doc() = "CPU kernels of gankernels; called by gankernels.backends.cpu only";
 
-  GK_BIND(m, conv);
-  GK_BIND(m, conv_transpose);
-  GK_BIND(m, conv_weight);
-  GK_BIND(m, upsample_conv);
-  GK_BIND(m, upsample_conv_transpose);
-  GK_BIND(m, upsample_conv_weight);
-  GK_BIND(m, local_conv);
-  GK_BIND(m, local_conv_transpose);
-  GK_BIND(m, local_conv_weight);
-  GK_BIND(m, im2col);
-  GK_BIND(m, col2im);
-  GK_BIND(m, matmul);
-
-  GK_BIND(m, upsample_nearest);
-  GK_BIND(m, sum_blocks);
-  GK_BIND(m, max_window);
-  GK_BIND(m, gather_window);
-  GK_BIND(m, scatter_window);
-  GK_BIND(m, average_window);
-  GK_BIND(m, spread_window);
-
-  GK_BIND(m, unary);
-  GK_BIND(m, binary);
-  GK_BIND_INTEGERS(m, binary);
-  GK_BIND(m, compare);
-  GK_BIND_INTEGERS(m, compare);
-  GK_BIND(m, gate);
-  GK_BIND(m, select);
-  GK_BIND_INTEGERS(m, select);
-  GK_BIND(m, copy);
-  GK_BIND_INTEGERS(m, copy);
-  GK_BIND(m, fill);
-  GK_BIND_INTEGERS(m, fill);
-  GK_BIND_FROM(m, cast, float);
-  GK_BIND_FROM(m, cast, double);
-  GK_BIND_FROM(m, cast, int64_t);
-  GK_BIND_FROM(m, cast, bool);
-
-  GK_BIND(m, sum);
-  bind_kernel(m, "sum", &cpu::sum<int64_t>);
-  GK_BIND(m, softmax);
-  GK_BIND(m, log_softmax);
-
-  GK_BIND(m, channel_moments);
-  GK_BIND(m, channel_affine);
-  GK_BIND(m, batch_norm_backward);
-
-  GK_BIND(m, gather_rows);
-  GK_BIND_INTEGERS(m, gather_rows);
-  GK_BIND(m, scatter_rows);
-
-  GK_BIND(m, random_uniform);
-  GK_BIND(m, random_normal);
-  GK_BIND(m, dropout);
-
-  bind_kernel(m, "epilogue", &cpu::epilogue<float>);
-  bind_kernel(m, "epilogue", &cpu::epilogue<double>);
-  bind_kernel(m, "conv_epilogue", &cpu::conv_epilogue<float>);
-  bind_kernel(m, "conv_epilogue", &cpu::conv_epilogue<double>);
-  bind_kernel(m, "conv_transpose_epilogue", &cpu::conv_transpose_epilogue<float>);
-  bind_kernel(m, "conv_transpose_epilogue", &cpu::conv_transpose_epilogue<double>);
-  bind_kernel(m, "upsample_conv_epilogue", &cpu::upsample_conv_epilogue<float>);
-  bind_kernel(m, "upsample_conv_epilogue", &cpu::upsample_conv_epilogue<double>);
-  bind_kernel(m, "matmul_epilogue", &cpu::matmul_epilogue<float>);
-  bind_kernel(m, "matmul_epilogue", &cpu::matmul_epilogue<double>);
-  bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<float>);
-  bind_kernel(m, "epilogue_backward", &cpu::epilogue_backward<double>);
-  bind_kernel(m, "norm_epilogue", &cpu::norm_epilogue<float>);
-  bind_kernel(m, "norm_epilogue", &cpu::norm_epilogue<double>);
-  bind_kernel(m, "norm_epilogue_backward", &cpu::norm_epilogue_backward<float>);
-  bind_kernel(m, "norm_epilogue_backward", &cpu::norm_epilogue_backward<double>);
-
-  GK_BIND(m, sgd_step);
-  GK_BIND(m, adam_step);
-  GK_BIND(m, rmsprop_step);
-  GK_BIND(m, lerp);
+#include "bind_kernels.inc"
+  GK_BIND(m, norm_epilogue);
+  GK_BIND(m, norm_epilogue_backward);
+  GK_BIND(m, epilogue);
 
   bind_memory(m);
   m.def("conv_plan_float32", &conv_plan<float>, "(path, estimates of the paths) for (geometry, slot, asked)");

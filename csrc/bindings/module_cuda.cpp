@@ -1,4 +1,4 @@
-// The module gankernels._cuda: one line per kernel of core/kernels.inc, then memory and the device. The kernels take
+// The module gankernels._cuda: the kernels of bind_kernels.inc, then memory and the device. The kernels take
 // gankernels.backends.DeviceArray; importing this opens no driver.
 #include "../cuda/epilogue.hpp"
 #include "../cuda/kernels.hpp"
@@ -60,71 +60,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
   py::register_exception<cuda::OutOfMemory>(m, "OutOfMemoryError", PyExc_MemoryError);
 
-  GK_BIND(m, conv);
-  GK_BIND(m, conv_transpose);
-  GK_BIND(m, conv_weight);
-  GK_BIND(m, upsample_conv);
-  GK_BIND(m, upsample_conv_transpose);
-  GK_BIND(m, upsample_conv_weight);
-  GK_BIND(m, local_conv);
-  GK_BIND(m, local_conv_transpose);
-  GK_BIND(m, local_conv_weight);
-  GK_BIND(m, im2col);
-  GK_BIND(m, col2im);
-  GK_BIND(m, matmul);
-
-  GK_BIND(m, conv_epilogue);
-  GK_BIND(m, conv_transpose_epilogue);
-  GK_BIND(m, upsample_conv_epilogue);
-  GK_BIND(m, matmul_epilogue);
-  GK_BIND(m, epilogue_backward);
-
-  GK_BIND(m, upsample_nearest);
-  GK_BIND(m, sum_blocks);
-  GK_BIND(m, max_window);
-  GK_BIND(m, gather_window);
-  GK_BIND(m, scatter_window);
-  GK_BIND(m, average_window);
-  GK_BIND(m, spread_window);
-
-  GK_BIND(m, unary);
-  GK_BIND(m, binary);
-  GK_BIND_INTEGERS(m, binary);
-  GK_BIND(m, compare);
-  GK_BIND_INTEGERS(m, compare);
-  GK_BIND(m, gate);
-  GK_BIND(m, select);
-  GK_BIND_INTEGERS(m, select);
-  GK_BIND(m, copy);
-  GK_BIND_INTEGERS(m, copy);
-  GK_BIND(m, fill);
-  GK_BIND_INTEGERS(m, fill);
-  GK_BIND_FROM(m, cast, float);
-  GK_BIND_FROM(m, cast, double);
-  GK_BIND_FROM(m, cast, int64_t);
-  GK_BIND_FROM(m, cast, bool);
-
-  GK_BIND(m, sum);
-  bind_kernel(m, "sum", &cuda::sum<int64_t>);
-  GK_BIND(m, softmax);
-  GK_BIND(m, log_softmax);
-
-  GK_BIND(m, channel_moments);
-  GK_BIND(m, channel_affine);
-  GK_BIND(m, batch_norm_backward);
-
-  GK_BIND(m, gather_rows);
-  GK_BIND_INTEGERS(m, gather_rows);
-  GK_BIND(m, scatter_rows);
-
-  GK_BIND(m, random_uniform);
-  GK_BIND(m, random_normal);
-  GK_BIND(m, dropout);
-
-  GK_BIND(m, sgd_step);
-  GK_BIND(m, adam_step);
-  GK_BIND(m, rmsprop_step);
-  GK_BIND(m, lerp);
+#include "bind_kernels.inc"
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NativeView>(m, "NativeView", "a DeviceArray as kernels see it");

@@ -72,7 +72,7 @@ sgd_step = _kernel("sgd_step")
 adam_step = _kernel("adam_step")
 rmsprop_step = _kernel("rmsprop_step")
 lerp = _kernel("lerp")
-# the same with what follows, done where the result is stored: csrc/cuda/epilogue.hpp
+# with what follows, where the result is stored: csrc/core/epilogues.inc
 conv_epilogue = _kernel("conv_epilogue")
 conv_transpose_epilogue = _kernel("conv_transpose_epilogue")
 upsample_conv_epilogue = _kernel("upsample_conv_epilogue")
