@@ -1,4 +1,4 @@
-"""Bias, activation and dropout where the compiled CUDA backend's convolutions and products store their results.
+"""Bias, activation and dropout where the compiled CUDA backend's kernels store their results.
 
 Every path must give the bits of the kernels one after the other, and mark what dropout removed by +0.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gankernels as gk
-from gankernels.backends import cuda
+from gankernels.backends import cpu, cuda
 from gankernels.backends.opcodes import CONV_ALGORITHMS, MATMUL_PRECISIONS
 from gankernels.geometry import conv_geometry, conv_transpose_geometry, upsample_conv_geometry
 
@@ -130,6 +130,44 @@ def test_an_epilogue_needs_no_kernel_beside_that_of_the_convolution(monkeypatch:
     for after in (None, gk.ops.epilogue.Epilogue(0.2, 0.5)):
         assert gk.ops.conv(x, w, b, after=after).shape == (2, 4, 3, 4)
         assert gk.ops.upsample_conv(x, w, b, 2, 1, after=after).shape == (2, 4, 10, 12)
+
+
+@pytest.mark.parametrize("dtype", [F32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 2, 4), (5, 3, 1), (2, 3, 1027)])
+def test_a_joined_normalisation_has_the_mask_and_the_gradient_of_the_cpu(shape: tuple[int, ...], dtype: Any) -> None:
+    rng = np.random.default_rng(4)
+    x, ct = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    scale, shift, mean, rstd, weight = (rng.standard_normal(shape[1]).astype(dtype) for _ in range(5))
+    expected = np.full_like(x, np.nan)
+    cpu.norm_epilogue(x, scale, shift, expected, 0.2, 0.4, SEED, COUNTER)
+    y = cuda.from_host(np.full_like(x, np.nan))
+    cuda.norm_epilogue(*map(cuda.from_host, (x, scale, shift)), y, 0.2, 0.4, SEED, COUNTER)
+    got = cuda.to_host(y)
+    kept = (expected != 0) | np.signbit(expected)
+    np.testing.assert_array_equal((got != 0) | np.signbit(got), kept)
+    assert 0 < kept.sum() < kept.size
+    epsilon, column = float(np.finfo(dtype).eps), (1, -1, 1)
+    magnitude = np.abs(x * scale.reshape(column)) + np.abs(shift.reshape(column))
+    assert not (np.abs(got - expected) > 4 * epsilon * magnitude).any()
+
+    gradients = [np.full_like(a, np.nan) for a in (x, scale, scale)]
+    cpu.norm_epilogue_backward(x, expected, ct, mean, rstd, weight, *gradients, 0.2, 0.4)
+    found = [cuda.from_host(np.full_like(g, np.nan)) for g in gradients]
+    operands = [cuda.from_host(a) for a in (x, expected, ct, mean, rstd, weight)]
+    cuda.norm_epilogue_backward(*operands, *found, 0.2, 0.4)
+    for a, b in zip(gradients, map(cuda.to_host, found), strict=True):
+        assert not (np.abs(a - b).max() > 16 * epsilon * np.abs(a).max())
+
+
+def test_a_joined_normalisation_writes_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("a kernel of its own")
+
+    x, w = gk.ones(4, 3, 5, device="cuda", requires_grad=True), gk.ones(3, device="cuda", requires_grad=True)
+    for name in ("channel_affine", "batch_norm_backward", "epilogue_backward", "gate", "dropout"):
+        monkeypatch.setattr(cuda, name, refused)
+    y = gk.ops.batch_norm(x, None, None, w, w, True, after=gk.ops.epilogue.Epilogue(0.2, 0.5))
+    assert [g.shape for g in gk.grad(gk.sum(y), [x, w])] == [x.shape, w.shape]
 
 
 def test_a_replayed_graph_draws_later_masks() -> None:

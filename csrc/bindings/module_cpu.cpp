@@ -32,8 +32,6 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "CPU kernels of gankernels; called by gankernels.backends.cpu only";
 
 #include "bind_kernels.inc"
-  GK_BIND(m, norm_epilogue);
-  GK_BIND(m, norm_epilogue_backward);
   GK_BIND(m, epilogue);
 
   bind_memory(m);

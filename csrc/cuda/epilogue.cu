@@ -1,7 +1,5 @@
 // The host's side of an epilogue, and its gradient in one pass: what is read of y and of the cotangent gives both gx
 // and the sums of the bias.
-#include <cmath>
-
 #include "../core/error.hpp"
 #include "epilogue.cuh"
 #include "epilogue.hpp"
@@ -12,24 +10,12 @@
 namespace gk::cuda {
 namespace {
 
-template <class T>
-struct Gradient {
-  T slope, scale;
-  bool drops;  // then y marks what was dropped by +0
-  __device__ T operator()(T y, T ct) const {
-    if (!drops) return leaky_relu_gate(y, ct, slope);
-    const bool dropped = y == T(0) && !std::signbit(y);
-    const T v = ct * scale;
-    return dropped ? T(0) : (y > T(0) ? v : slope * v);
-  }
-};
-
 // Stores the gradient and sums it, in double as kernel `sum` does.
 template <class T>
 struct StoredGradient {
   using State = double;
   using Running = double;
-  Gradient<T> gradient;
+  EpilogueGradient<T> gradient;
   const T *y, *ct;
   T *gx, *gbias;
 
@@ -62,7 +48,7 @@ Epilogue<T> epilogue_of(View<T> y, View<const T> bias, double slope, double p, u
 
 template <class T>
 void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<T> gbias, double slope, double p) {
-  const Gradient<T> gradient{static_cast<T>(slope), dropout_scale<T>(p), p > 0.0};
+  const EpilogueGradient<T> gradient(slope, p);
   if (gbias.size() == 0) return map(gradient, gx, y, ct);
   if (y.size() == 0) return fill(gbias, 0.0);
   HostAxes<4> kept;

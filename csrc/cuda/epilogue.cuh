@@ -1,5 +1,7 @@
-// An epilogue (epilogue.hpp) on the device: its arithmetic on the values that a thread is about to store.
+// An epilogue (core/epilogues.inc) on the device: its arithmetic on the values that a thread is about to store.
 #pragma once
+
+#include <cmath>
 
 #include "../core/view.hpp"
 #include "activation.cuh"
@@ -21,7 +23,7 @@ struct Epilogue {
   Counter counter{};
 };
 
-// For the kernel that this thread queues next; arguments as in epilogue.hpp.
+// For the kernel that this thread queues next; arguments as in core/epilogues.inc.
 template <class T>
 Epilogue<T> epilogue_of(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
 
@@ -70,5 +72,21 @@ __device__ __forceinline__ void finish(const Epilogue<T>& e, T (&value)[N], cons
     }
   }
 }
+
+// The gradient at an element before an epilogue, given y after it and the cotangent of y.
+template <class T>
+struct EpilogueGradient {
+  T slope, scale;
+  bool drops;  // then y marks what was dropped by +0
+
+  EpilogueGradient(double slope_, double p)
+      : slope(static_cast<T>(slope_)), scale(dropout_scale<T>(p)), drops(p > 0.0) {}
+  __device__ __forceinline__ T operator()(T y, T ct) const {
+    if (!drops) return leaky_relu_gate(y, ct, slope);
+    const bool dropped = y == T(0) && !std::signbit(y);
+    const T v = ct * scale;
+    return dropped ? T(0) : (y > T(0) ? v : slope * v);
+  }
+};
 
 }  // namespace gk::cuda

@@ -1,6 +1,10 @@
 // Batch normalisation over (N, L) for each channel of x(N, C, L), on reduce.cuh. A thread sums differences from its
 // first element, so a large mean costs no digits; threads and chunks are joined by the formula of Chan, Golub, LeVeque
-// (1979).
+// (1979). An epilogue is part of the pass that writes y, and its gradient of both backward passes.
+#include "../core/error.hpp"
+#include "epilogue.cuh"
+#include "epilogue.hpp"
+#include "index.cuh"
 #include "kernels.hpp"
 #include "map.cuh"
 #include "reduce.cuh"
@@ -49,9 +53,21 @@ struct Moments {
   }
 };
 
+// The cotangent of the normalised element, of what is given: it, or that of y after an epilogue and y.
+template <class T>
+struct Given {
+  __device__ __forceinline__ T operator()(T ct) const { return ct; }
+};
+template <class T>
+struct Gated {
+  EpilogueGradient<T> gradient;
+  __device__ __forceinline__ T operator()(T ct, T y) const { return gradient(y, ct); }
+};
+
 // sum of ct and of ct*(x - mean); from them the gradients and the coefficients of
 // gx = a*ct + (slope*(x - mean) + constant) = weight*rstd*(ct - sum(ct)/M - (x - mean)*rstd^2*sum(ct*(x - mean))/M)
-template <class T>
+// for ct = cotangent(given...)
+template <class T, class F, size_t kGiven>
 struct GradientSums {
   struct State {
     double ct, ct_x;
@@ -59,16 +75,21 @@ struct GradientSums {
   struct Running {
     double mean, ct, ct_x;
   };
-  const T *x, *ct, *mean, *rstd, *weight;
+  F cotangent;
+  const T *x, *given[kGiven], *mean, *rstd, *weight;
   T *gweight, *gbias, *coefficients;  // coefficients(4, C): mean, a, slope, constant
   int64_t mean_step, rstd_step, weight_step, gweight_step, gbias_step, channels;
   double count;
 
   __device__ Running start(int64_t c) const { return {static_cast<double>(mean[c * mean_step]), 0, 0}; }
-  __device__ void add(Running& s, const int64_t (&offset)[2]) const {
-    const double t = static_cast<double>(ct[offset[1]]);
+  __device__ void add(Running& s, const int64_t (&offset)[1 + kGiven]) const {
+    const double t = static_cast<double>(at(std::make_index_sequence<kGiven>(), offset));
     s.ct += t;
     s.ct_x = multiply_add(t, static_cast<double>(x[offset[0]]) - s.mean, s.ct_x);
+  }
+  template <size_t... I>
+  __device__ T at(std::index_sequence<I...>, const int64_t* offset) const {
+    return cotangent(given[I][offset[1 + I]]...);
   }
   __device__ State state(const Running& s) const { return {s.ct, s.ct_x}; }
   __device__ void join(State& a, const State& b) const {
@@ -86,10 +107,12 @@ struct GradientSums {
   }
 };
 
-template <class T>
+template <class T, class F>
 struct Gradient {
-  __device__ T operator()(T x, T ct, T mean, T a, T slope, T constant) const {
-    return a * ct + (slope * (x - mean) + constant);
+  F cotangent;
+  template <class... V>
+  __device__ T operator()(T x, T mean, T a, T slope, T constant, V... given) const {
+    return a * cotangent(given...) + (slope * (x - mean) + constant);
   }
 };
 
@@ -97,6 +120,62 @@ template <class T>
 struct Affine {
   __device__ T operator()(T x, T scale, T shift) const { return x * scale + shift; }
 };
+
+// What is read of x(N, C, L), contiguous, to normalise it.
+template <class T>
+struct Normal {
+  const T *x, *scale, *shift;
+  int64_t scale_step, shift_step, size, channels, length;
+  bool packed;  // x begins at a multiple of 16 bytes
+};
+
+// A thread scales, shifts and finishes the four elements of a Philox block, and counts on along the channels: they may
+// lie in several.
+template <class T>
+__global__ void __launch_bounds__(kMapThreads) norm_epilogue_kernel(const Normal<T> n, T* y, const Epilogue<T> after) {
+  constexpr int kElements = 4, W = kPackSize<T>;
+  const int64_t first = (blockIdx.x * int64_t(kMapThreads) + threadIdx.x) * kElements;
+  if (first >= n.size) return;
+  const int valid = n.size - first < kElements ? static_cast<int>(n.size - first) : kElements;
+  T value[kElements] = {};
+  if (n.packed && valid == kElements) {
+    GK_UNROLL
+    for (int part = 0; part < kElements; part += W) {
+      const Pack<T, W> pack = load_pack<W>(n.x + first + part);
+      GK_UNROLL
+      for (int j = 0; j < W; ++j) value[part + j] = pack.value[j];
+    }
+  } else {
+    GK_UNROLL
+    for (int j = 0; j < kElements; ++j)
+      if (j < valid) value[j] = n.x[first + j];
+  }
+  const int64_t plane = divide(first, n.length);
+  int64_t channel = plane - divide(plane, n.channels) * n.channels, place = first - plane * n.length;
+  T scale = n.scale[channel * n.scale_step], shift = n.shift[channel * n.shift_step];
+  GK_UNROLL
+  for (int j = 0; j < kElements; ++j, ++place) {
+    if (place == n.length) {
+      place = 0, channel = channel + 1 < n.channels ? channel + 1 : 0;
+      scale = n.scale[channel * n.scale_step], shift = n.shift[channel * n.shift_step];
+    }
+    value[j] = Affine<T>()(value[j], scale, shift);
+  }
+  finish<kElements>(after, value, y + first, 0, 0);
+  if (valid == kElements) {
+    GK_UNROLL
+    for (int part = 0; part < kElements; part += W) {
+      Pack<T, W> pack;
+      GK_UNROLL
+      for (int j = 0; j < W; ++j) pack.value[j] = value[part + j];
+      store_pack<W>(y + first + part, pack);
+    }
+  } else {
+    GK_UNROLL
+    for (int j = 0; j < kElements; ++j)
+      if (j < valid) y[first + j] = value[j];
+  }
+}
 
 // v(C) as an array of the shape of x(N, C, L)
 template <class T, class X>
@@ -126,6 +205,37 @@ void reduce_channels(const R& r, const View<V>&... x) {
   reduce<K>(r, kept, summed);
 }
 
+// `given` are arrays of x's shape, of which `cotangent` makes the cotangents of the normalised elements.
+template <class T, class F, class... V>
+void norm_backward(const F& cotangent, View<const T> x, View<const T> mean, View<const T> rstd, View<const T> weight,
+                   View<T> gx, View<T> gweight, View<T> gbias, const View<V>&... given) {
+  if (x.size() == 0) {
+    fill(gweight, 0.0);
+    return fill(gbias, 0.0);
+  }
+  const int64_t C = x.shape[1];
+  const Scratch<T> coefficients(4 * C);
+  reduce_channels(GradientSums<T, F, sizeof...(V)>{cotangent,
+                                                   x.data,
+                                                   {given.data...},
+                                                   mean.data,
+                                                   rstd.data,
+                                                   weight.data,
+                                                   gweight.data,
+                                                   gbias.data,
+                                                   coefficients.data(),
+                                                   mean.stride[0],
+                                                   rstd.stride[0],
+                                                   weight.stride[0],
+                                                   gweight.stride[0],
+                                                   gbias.stride[0],
+                                                   C,
+                                                   static_cast<double>(x.shape[0] * x.shape[2])},
+                  x, given...);
+  const auto coefficient = [&](int i) { return along_channels<T>(x, coefficients.data() + i * C, 1); };
+  map(Gradient<T, F>{cotangent}, gx, x, coefficient(0), coefficient(1), coefficient(2), coefficient(3), given...);
+}
+
 }  // namespace
 
 template <class T>
@@ -146,25 +256,35 @@ void channel_affine(View<const T> x, View<const T> scale, View<const T> shift, V
 template <class T>
 void batch_norm_backward(View<const T> x, View<const T> ct, View<const T> mean, View<const T> rstd,
                          View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias) {
-  if (x.size() == 0) {
-    fill(gweight, 0.0);
-    return fill(gbias, 0.0);
-  }
-  const int64_t C = x.shape[1];
-  const Scratch<T> coefficients(4 * C);
-  reduce_channels(GradientSums<T>{x.data, ct.data, mean.data, rstd.data, weight.data, gweight.data, gbias.data,
-                                  coefficients.data(), mean.stride[0], rstd.stride[0], weight.stride[0],
-                                  gweight.stride[0], gbias.stride[0], C, static_cast<double>(x.shape[0] * x.shape[2])},
-                  x, ct);
-  const auto coefficient = [&](int i) { return along_channels<T>(x, coefficients.data() + i * C, 1); };
-  map(Gradient<T>(), gx, x, ct, coefficient(0), coefficient(1), coefficient(2), coefficient(3));
+  norm_backward(Given<T>(), x, mean, rstd, weight, gx, gweight, gbias, ct);
 }
 
-#define GK_INSTANTIATE(T)                                                                                         \
-  template void channel_moments<T>(View<const T>, View<T>, View<T>);                                              \
-  template void channel_affine<T>(View<const T>, View<const T>, View<const T>, View<T>);                          \
-  template void batch_norm_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>, \
-                                       View<T>, View<T>, View<T>);
+template <class T>
+void norm_epilogue(View<const T> x, View<const T> scale, View<const T> shift, View<T> y, double slope, double p,
+                   uint64_t seed, uint64_t offset) {
+  GK_CHECK(x.is_contiguous(), "norm_epilogue of an array with gaps");
+  const Normal<T> n{x.data,          scale.data,      shift.data,
+                    scale.stride[0], shift.stride[0], x.size(),
+                    x.shape[1],      x.shape[2],      reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0};
+  launch({blocks_for(n.size, int64_t(kMapThreads) * 4), kMapThreads}, norm_epilogue_kernel<T>, n, y.data,
+         epilogue_of(y, View<const T>{nullptr, 1, {}, {}}, slope, p, seed, offset));
+}
+
+template <class T>
+void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
+                            View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, double slope, double p) {
+  norm_backward(Gated<T>{EpilogueGradient<T>(slope, p)}, x, mean, rstd, weight, gx, gweight, gbias, ct, y);
+}
+
+#define GK_INSTANTIATE(T)                                                                                            \
+  template void channel_moments<T>(View<const T>, View<T>, View<T>);                                                 \
+  template void channel_affine<T>(View<const T>, View<const T>, View<const T>, View<T>);                             \
+  template void batch_norm_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>,    \
+                                       View<T>, View<T>, View<T>);                                                   \
+  template void norm_epilogue<T>(View<const T>, View<const T>, View<const T>, View<T>, double, double, uint64_t,     \
+                                 uint64_t);                                                                          \
+  template void norm_epilogue_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>, \
+                                          View<const T>, View<T>, View<T>, View<T>, double, double);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

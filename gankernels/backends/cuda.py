@@ -78,6 +78,8 @@ conv_transpose_epilogue = _kernel("conv_transpose_epilogue")
 upsample_conv_epilogue = _kernel("upsample_conv_epilogue")
 matmul_epilogue = _kernel("matmul_epilogue")
 epilogue_backward = _kernel("epilogue_backward")
+norm_epilogue = _kernel("norm_epilogue")
+norm_epilogue_backward = _kernel("norm_epilogue_backward")
 
 # ---- calls noted to be run again, as CUDA graphs -------------------------------------------------------------------
 Memory = _kernel("Memory")
