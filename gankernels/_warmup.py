@@ -62,7 +62,7 @@ def warmup(model: Module, *inputs: Any, orders: int = 1) -> float:
             total = sum((square(t).mean() for t in floats[1:]), square(floats[0]).mean())
             if orders == 2 and given and given[0].requires_grad:
                 total = total + square(grad(total, given[0], create_graph=True)[0]).mean()
-            grad(total, parameters or given, allow_unused=True)
+            grad(total, parameters or given, allow_unused=True, retain_graph=False)
     for t in outputs:
         backend = backend_of(t.data)
         if hasattr(backend, "synchronize"):

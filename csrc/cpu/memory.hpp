@@ -24,8 +24,8 @@ struct MemoryStats {
 // that holds them and joined with free neighbours afterwards, so that arrays of different sizes share memory.
 class MemoryPool {
  public:
-  // A pool that keeps everything returns nothing before it dies; the cache of others is bounded by what was once in
-  // use.
+  // A pool that keeps everything returns nothing before it dies; its large pieces lie in one range of addresses, where
+  // any neighbours join. The cache of others is bounded by what was once in use.
   explicit MemoryPool(bool keeps_everything = false) : keeps_everything_(keeps_everything) {}
   ~MemoryPool() { trim(0); }
   MemoryPool(const MemoryPool&) = delete;
@@ -41,7 +41,11 @@ class MemoryPool {
     void* block;
     std::uint64_t since;
   };
-  struct Piece {  // of a segment from the system
+  struct Range {  // of addresses; pages cost nothing before they are written to
+    char* data;
+    std::size_t size, used;
+  };
+  struct Piece {  // of a segment from the system, which may be a range
     char* data;
     std::size_t size;
     Piece *before, *after;  // in the segment
@@ -51,15 +55,20 @@ class MemoryPool {
   void* small(std::size_t capacity);
   void* large(std::size_t capacity);
   void* from_system(std::size_t capacity);
+  Piece* from_range(std::size_t capacity);
+  bool add_range(std::size_t capacity);
   void cut(Piece* piece, std::size_t size);
   void join(Piece* piece);  // with the one after it
   void evict(std::size_t bytes);
+  void give_back(Piece* segment);
 
   const bool keeps_everything_;
   std::mutex mutex_;
   std::map<std::size_t, std::vector<Cached>> lists_;  // small, by capacity
   std::set<std::pair<std::size_t, Piece*>> free_;     // large, by size
   std::map<const void*, Piece*> leased_;              // large, by address
+  std::vector<Range> ranges_;                         // pieces are added to the last one
+  Piece* top_ = nullptr;                              // the last piece of the last range
   std::uint64_t clock_ = 0;
   MemoryStats stats_;
 };

@@ -90,8 +90,9 @@ def fused(
             with recording(True):
                 fresh = [_renamed(t, again) for t in inputs]
                 output = unfused(*fresh, *params)
-            found = iter(pull_back([output], [t for t, w in zip(fresh, want, strict=True) if w], [ct], again))
-            return [next(found) if wanted else None for wanted in want]
+            wanted = [t for t, w in zip(fresh, want, strict=True) if w]
+            found = iter(pull_back([output], wanted, [ct], create_graph=again, retain_graph=again))
+            return [next(found) if w else None for w in want]
 
         return record(name, y, inputs, rule)
 

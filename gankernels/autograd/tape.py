@@ -120,7 +120,7 @@ class Node:
     def __init__(self, op: str, inputs: tuple[Tensor, ...], rule: Callable[..., Any], outputs: int, kept: Any) -> None:
         self.op = op
         self.inputs = inputs
-        self.rule = rule
+        self.rule: Callable[..., Any] | None = rule  # None once released
         self.outputs = outputs
         self.kept = kept  # the output's array, for rules of (x, y): keeping the Tensor itself would make a cycle
         self.versions = tuple(t.version for t in inputs)
@@ -131,6 +131,10 @@ class Node:
         several = isinstance(self.kept, tuple)
         tensors = tuple(_attach(Tensor(d), self, i) for i, d in enumerate(self.kept if several else (self.kept,)))
         return tensors if several else tensors[0]
+
+    def release(self) -> None:
+        """Let go of the arrays that the rule needs: nothing can be pulled back through this node any more."""
+        self.rule, self.inputs, self.versions, self.kept = None, (), (), None
 
 
 def _attach(t: Tensor, node: Node, index: int) -> Tensor:
@@ -209,7 +213,7 @@ class Tensor:
         """True if no recorded operation made it."""
         return self.node is None
 
-    def backward(self, gradient: Tensor | None = None, create_graph: bool = False) -> None:
+    def backward(self, gradient: Tensor | None = None, create_graph: bool = False, retain_graph: bool = True) -> None:
         """Add d<gradient, self>/d leaf to `.grad` of every leaf that requires a gradient.
 
         Parameters
@@ -218,16 +222,22 @@ class Tensor:
             Cotangent of self's shape and dtype; may be left out for a tensor of one element.
         create_graph : bool
             Record the backward pass, so that `.grad` can be differentiated again.
+        retain_graph : bool
+            False gives the memory of every operation back as soon as its gradient is known, so that less is needed at
+            a time; the graph cannot be used again.
 
         Raises
         ------
+        ValueError
+            If create_graph is True and retain_graph False: the recorded backward pass needs the graph.
         RuntimeError
-            If self does not require a gradient, or a tensor in its graph was changed in place since.
+            If self does not require a gradient, a tensor in its graph was changed in place since, or (part of) the
+            graph was released by an earlier call with retain_graph=False.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: the tensor does not require a gradient")
         leaves = [t for t in _leaves(self) if t.requires_grad]
-        found = pull_back([self], leaves, [gradient], create_graph)
+        found = pull_back([self], leaves, [gradient], create_graph, retain_graph)
         given = {id(gradient)}
         for leaf, ct in zip(leaves, found, strict=True):
             if ct is None:
@@ -315,13 +325,21 @@ def _seed(output: Tensor, ct: Tensor | None) -> Tensor:
 
 
 def pull_back(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], create_graph: bool
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    create_graph: bool,
+    retain_graph: bool,
 ) -> list[Tensor | None]:
     """d<cotangents, outputs>/d input for every input; None where no path leads there."""
+    if create_graph and not retain_graph:
+        raise ValueError("grad: create_graph=True needs the graph again; retain_graph must not be False")
     targets = {_key(t) for t in inputs}
     order = _nodes_in_order([t.node for t in outputs if t.node is not None])
     leads: dict[int, bool] = {}
     for node in reversed(order):
+        if node.rule is None:
+            raise RuntimeError(f"backward: {node.op} was released by an earlier call with retain_graph=False")
         leads[id(node)] = any(_key(t) in targets or (t.node is not None and leads[id(t.node)]) for t in node.inputs)
 
     cts: dict[tuple[int, int], Tensor] = {}
@@ -344,10 +362,14 @@ def pull_back(
             want = [_key(t) in targets or (t.node is not None and leads[id(t.node)]) for t in node.inputs]
             kept = () if node.kept is None else (node.output(),)
             _state.compute = node.compute
+            assert node.rule is not None
             found = node.rule(node_cts[0] if node.outputs == 1 else node_cts, want, *kept)
             for t, wanted, ct in zip(node.inputs, want, found, strict=True):
                 if wanted and ct is not None:
                     add(_key(t), ct)
+            if not retain_graph:
+                node.release()  # `order` keeps the node itself: keys go by its id
+            del t, ct, node_cts, kept, found  # so that their arrays do not live through the next rule
     return [cts.get(_key(t)) for t in inputs]
 
 
@@ -357,6 +379,7 @@ def grad(
     grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
     create_graph: bool = False,
     allow_unused: bool = False,
+    retain_graph: bool = True,
 ) -> tuple[Tensor, ...]:
     """Gradients of the outputs with respect to the inputs; nothing is added to `.grad`.
 
@@ -369,6 +392,9 @@ def grad(
         Record the computation, so that the result can be differentiated again (gradient penalties).
     allow_unused : bool
         Give None for an input that the outputs do not depend on, instead of raising.
+    retain_graph : bool
+        False gives the memory of every operation back as soon as its gradient is known, so that less is needed at a
+        time; the graph cannot be used again.
 
     Returns
     -------
@@ -377,8 +403,11 @@ def grad(
 
     Raises
     ------
+    ValueError
+        If create_graph is True and retain_graph False: the recorded computation needs the graph.
     RuntimeError
-        If an output requires no gradient, or an input is not part of the graph and allow_unused is False.
+        If an output requires no gradient, an input is not part of the graph and allow_unused is False, or (part of) the
+        graph was released by an earlier call with retain_graph=False.
 
     Examples
     --------
@@ -405,7 +434,7 @@ def grad(
         for i, t in enumerate(tensors):
             if not t.requires_grad:
                 raise RuntimeError(f"grad: {role} {i} (shape {t.shape}) does not require a gradient")
-    results = pull_back(output_list, input_list, cotangents, create_graph)
+    results = pull_back(output_list, input_list, cotangents, create_graph, retain_graph)
     if not allow_unused and None in [None if r is None else 0 for r in results]:
         i = next(i for i, r in enumerate(results) if r is None)
         raise RuntimeError(f"grad: the outputs do not depend on input {i}; allow_unused=True gives None for it")

@@ -179,7 +179,7 @@ class Updates:
             for part in parts:
                 loss = self._part(part, real, fake)
                 losses.append(loss.detach())
-                for i, g in enumerate(grad(loss, parameters, allow_unused=True)):
+                for i, g in enumerate(grad(loss, parameters, allow_unused=True, retain_graph=False)):
                     gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
                 del loss  # and its graph
             if flat is not None and None not in [g if g is None else 0 for g in gradients]:
