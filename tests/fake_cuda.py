@@ -80,7 +80,7 @@ def _kernel(op: str) -> Any:
     return run
 
 
-for _op in (*registry.KERNELS, "epilogue", "epilogue_backward"):
+for _op in (*registry.KERNELS, *registry.EPILOGUES):
     globals()[_op] = _kernel(_op)
 
 

@@ -92,6 +92,10 @@ def _shapes(T: Any) -> Iterator[Call]:
     u = upsample_conv_geometry("upsample_conv", (2, 4, 5), (4, 4, 3), 2, 1)
     a, b, c = (_zeros(*s, dtype=T) for s in (u.x_shape, u.w_shape, u.y_shape))
     yield lambda: device.upsample_conv(a, b, c, u.pod, 0)
+    none, plain = _zeros(0, dtype=T), (1.0, 0.0, 1, 2)
+    yield lambda: device.conv_epilogue(x, w, y, g.pod, 0, none, *plain)
+    yield lambda: device.conv_transpose_epilogue(y, w, x, g.pod, 0, none, *plain)
+    yield lambda: device.upsample_conv_epilogue(a, b, c, u.pod, 0, none, *plain)
     yield lambda: device.upsample_conv_transpose(c, b, a, u.pod, 0)
     yield lambda: device.upsample_conv_weight(a, c, b, u.pod, 0)
     yield lambda: device.upsample_nearest(a, _zeros(2, 4, 10, dtype=T))
@@ -130,9 +134,18 @@ def _rest(T: Any) -> Iterator[Call]:
         yield lambda m=momentum, k=centered: device.rmsprop_step(*c[:5], 0.1, 0.9, 1e-8, 0.0, m, k)
     for t in (0.1, 0.9):
         yield lambda t=t: device.lerp(c[0], c[1], t)
-    for slope, p in ((1.0, 0.0), (0.0, 0.0), (0.2, 0.5)):
-        yield lambda s=slope, p=p: device.epilogue(x, c[0], s, p, 1, 2)
+    square = _zeros(1, 3, 3, dtype=T)
+    for slope, p in ((1.0, 0.0), (0.0, 0.0), (0.2, 0.0), (0.2, 0.5)):
+        for b in (none, c[0]):
+            yield lambda s=slope, p=p, b=b: device.matmul_epilogue(
+                x[:1], x[:1].transpose(0, 2, 1), square, 0, b, s, p, 1, 2
+            )
+        yield lambda s=slope, p=p: device.norm_epilogue(x, c[0], c[1], x, s, p, 1, 2)
     yield lambda: device.epilogue_backward(x, x, x, c[0], 0.2, 0.5)
+    yield lambda: device.norm_epilogue_backward(x, x, x, *c[:3], x, *c[3:5], 0.2, 0.5)
+    table, numbers = (device.arrays.upload(np.zeros(99, t)) for t in (np.int64, np.float64))
+    memory = device.arrays.flat(x), device.arrays.flat(_zeros(6, dtype=np.bool_))
+    yield lambda: device.launch.launch(device.chain.kernel(T), 1, 64, *memory, table, numbers, 1)
 
 
 def every_call() -> Iterator[Call]:

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import gankernels as gk
-from gankernels import backends, nn
+from gankernels import nn
 from gankernels.backends import cpu
 from gankernels.ops.epilogue import Epilogue, unfused
 
 F32 = np.float32
-needs_the_kernel = pytest.mark.skipif(not hasattr(backends.get(), "epilogue"), reason="this backend joins nothing")
 LAYERS = {
     "linear": ((6, 5), lambda x, w, b, after: gk.ops.linear(x, w, b, after=after), (7, 5), 7),
     "conv1": ((3, 2, 9), lambda x, w, b, after: gk.ops.conv(x, w, b, after=after), (4, 2, 3), 4),
@@ -101,7 +100,7 @@ def test_results_do_not_depend_on_the_threads_and_sums_are_exact_for_integers(th
     for n in thread_counts:
         gk.set_num_threads(n)
         y, gx, gb = start.copy(), np.full(shape, np.nan, F32), np.full(shape[1], np.nan, F32)
-        cpu.epilogue(y, bias, 0.5, p, 9, 4)
+        cpu.native.epilogue(y, bias, 0.5, p, 9, 4)
         cpu.epilogue_backward(y, ct, gx, gb, 0.5, p)
         results.append((y, gx, gb))
     for other in results[1:]:
@@ -122,7 +121,7 @@ def test_not_a_number_and_infinities_pass_as_in_the_operations():
     for slope in (0.0, 0.3):
         y = cpu.empty((1, 7), F32)
         y[...] = special.numpy()
-        cpu.epilogue(y, np.zeros(0, F32), slope, 0.0, 0, 0)
+        cpu.native.epilogue(y, np.zeros(0, F32), slope, 0.0, 0, 0)
         expected = gk.ops.leaky_relu(special, slope) if slope else gk.relu(special)
         assert np.array_equal(y, expected.numpy(), equal_nan=True)
     assert w.shape == (7, 7)
@@ -144,7 +143,6 @@ def _ops_of(net, x):
     return found
 
 
-@needs_the_kernel
 @pytest.mark.parametrize(
     ("modules", "joined"),
     [
@@ -159,7 +157,6 @@ def test_sequential_joins_a_layer_with_the_activation_and_dropout_behind_it(modu
     assert len(ops) == 2 + len(modules) - joined
 
 
-@needs_the_kernel
 def test_evaluation_has_no_dropout_and_hooks_and_the_switch_keep_modules_apart():
     x = gk.tensor(np.ones((3, 4), F32))
     net = _network(nn.LeakyReLU(0.2), nn.Dropout(0.5)).eval()
@@ -188,14 +185,3 @@ def test_fused_and_separate_networks_draw_the_same_random_numbers():
         results.append((net(x).detach().numpy(), gk.ops.default_generator().state()))
     assert np.array_equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
-
-
-@pytest.mark.cpu_only
-def test_a_backend_without_the_kernel_runs_the_operations_one_by_one(monkeypatch):
-    layer, (x, w, b) = _operands("conv3", F32)
-    expected = layer(x, w, b, _epilogue(0.2, 0.3)).detach().numpy()
-    for name in ("conv_epilogue", "epilogue"):
-        monkeypatch.delattr(cpu, name)
-    y = layer(x, w, b, _epilogue(0.2, 0.3))
-    assert y.node.op == "dropout.y"
-    assert np.array_equal(y.detach().numpy(), expected)

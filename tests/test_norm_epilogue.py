@@ -148,6 +148,7 @@ def test_an_evaluated_normalisation_has_the_gradient_of_its_operations() -> None
         np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.cpu_only
 def test_a_backend_without_the_kernel_runs_the_operations_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = operands((4, 3, 5), np.float32)
     expected = normalised(inputs, Epilogue(0.2, 0.3, gk.Generator(1)), True).detach().numpy()

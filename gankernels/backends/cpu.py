@@ -72,7 +72,6 @@ rmsprop_step = native.rmsprop_step
 lerp = native.lerp
 
 # ---- optional: a backend without them runs the operations that they join --------------------------------------------
-epilogue = native.epilogue
 conv_epilogue = native.conv_epilogue
 conv_transpose_epilogue = native.conv_transpose_epilogue
 upsample_conv_epilogue = native.upsample_conv_epilogue

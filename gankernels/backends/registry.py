@@ -6,7 +6,7 @@ from typing import Any
 
 from gankernels import backends
 
-__all__ = ["ARRAYS", "KERNELS", "served"]
+__all__ = ["ARRAYS", "EPILOGUES", "KERNELS", "served"]
 
 #: The kernels of csrc/core/kernels.inc, in its order; every backend has a function of each name.
 KERNELS = (
@@ -52,6 +52,16 @@ KERNELS = (
     "adam_step",
     "rmsprop_step",
     "lerp",
+)
+#: The kernels of csrc/core/epilogues.inc: those of the same names with what follows them, which every backend has too.
+EPILOGUES = (
+    "conv_epilogue",
+    "conv_transpose_epilogue",
+    "upsample_conv_epilogue",
+    "matmul_epilogue",
+    "epilogue_backward",
+    "norm_epilogue",
+    "norm_epilogue_backward",
 )
 #: What every backend has beside the kernels.
 ARRAYS = ("empty", "full", "contiguous", "from_host", "to_host")

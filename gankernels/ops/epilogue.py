@@ -1,5 +1,5 @@
-"""What follows an open slot of a form: bias, (leaky) ReLU and dropout, where the kernel stores its output or, on a
-backend whose kernels cannot, in one pass over the fresh output.
+"""What follows an open slot of a form: bias, (leaky) ReLU and dropout, by a kernel that does them where it stores its
+output or in one pass over it.
 
 A normalisation joins the same epilogue to its own passes (`ops.norm`).
 
@@ -108,11 +108,7 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
         return form.open(slot, params, **filled)
     names, inputs = list(filled), tuple(filled.values())
     arrays = [t.data for t in inputs]
-    backend = backend_of(arrays[0])
-    at_store = hasattr(backend, "conv_epilogue")
     slope, p = after.slope, after.p
-    if not at_store and (after == PLAIN or not hasattr(backend, "epilogue")):
-        return _composed(form, slot, params, bias, after, names, inputs, form.kernels[slot](*arrays, params))
     drawn, none = NO_DRAW, empty_like(arrays[0], (0,))
 
     def finish(y: Any) -> tuple[Any, float, float, int, int]:
@@ -120,11 +116,7 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
         drawn = after.draw(y.size)
         return none if bias is None else bias.data, slope, p, *drawn
 
-    if at_store:
-        out = form.kernels[slot](*arrays, params, finish)
-    else:
-        out = form.kernels[slot](*arrays, params)
-        backend.epilogue(_flat(out), *finish(out))
+    out = form.kernels[slot](*arrays, params, finish)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         wants_bias = bias is not None and want[-1]
@@ -136,7 +128,7 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
         else:
             gx = empty_like(out)
             sums = empty_like(out, (out.shape[1],)) if wants_bias else none
-            backend.epilogue_backward(_flat(out), _flat(contiguous(ct.data)), _flat(gx), sums, slope, p)
+            backend_of(out).epilogue_backward(_flat(out), _flat(contiguous(ct.data)), _flat(gx), sums, slope, p)
             ct, gbias = Tensor(gx), Tensor(sums) if wants_bias else None
         return _pulled(form, slot, params, names, filled, ct, want, bias, gbias)
 
@@ -166,28 +158,3 @@ def _pulled(
         for s, wanted in zip(names, want, strict=False)
     ]
     return grads if bias is None else [*grads, gbias]
-
-
-def _composed(
-    form: Form,
-    slot: str,
-    params: Any,
-    bias: Tensor | None,
-    after: Epilogue,
-    names: list[str],
-    inputs: tuple[Tensor, ...],
-    out: Any,
-) -> Tensor:
-    """The bias alone, or everything one by one where the backend has no kernel for it."""
-    filled = dict(zip(names, inputs, strict=True))
-    if bias is not None:
-        column = (1, bias.shape[0]) + (1,) * (out.ndim - 2)
-        backend_of(out).binary("add", out, bias.data.reshape(column), out)
-
-    def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-        gbias = _bias_gradient(ct) if bias is not None and want[-1] else None
-        return _pulled(form, slot, params, names, filled, ct, want, bias, gbias)
-
-    name = f"{form.name}.{slot}" + ("" if bias is None else "+bias")
-    y: Tensor = record(name, out, inputs if bias is None else (*inputs, bias), rule)
-    return y if after == PLAIN else unfused(y, after)

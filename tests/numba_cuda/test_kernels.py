@@ -10,7 +10,7 @@ from numba_pairs import DTYPES, both, integers, normals, poisoned, skip_module_w
 
 from gankernels.backends import cpu, cuda_numba
 from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
-from gankernels.geometry import WindowGeometry
+from gankernels.geometry import WindowGeometry, conv_geometry, upsample_conv_geometry
 from gankernels.testing.bounds import assert_same_bits, rounding
 from gankernels.testing.cases import Case, cases
 
@@ -237,18 +237,51 @@ def test_random_numbers_are_those_of_the_cpu(seed: int, offset: int, dtype: Any)
         both("dropout", [normals((3, 7, 3), dtype)], [poisoned((3, 7, 3), dtype)], p, seed, offset)
 
 
+EPILOGUES = [(1.0, 0.0), (0.0, 0.0), (0.25, 0.0), (0.25, 0.4), (1.0, 0.4)]
+FOLLOWED = {  # kernel: shapes of its arrays, what else it takes
+    "conv_epilogue": ((3, 2, 7), (4, 2, 3), (3, 4, 5), (conv_geometry("test", (3, 2, 7), (4, 2, 3)).pod, 0)),
+    "conv_transpose_epilogue": ((3, 4, 5), (4, 2, 3), (3, 2, 7), (conv_geometry("test", (3, 2, 7), (4, 2, 3)).pod, 0)),
+    "upsample_conv_epilogue": (
+        (2, 2, 4), (3, 2, 3), (2, 3, 8), (upsample_conv_geometry("test", (2, 2, 4), (3, 2, 3), 2, 1).pod, 0)
+    ),
+    "matmul_epilogue": ((1, 4, 3), (1, 3, 5), (1, 4, 5), (0,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize(("slope", "p"), EPILOGUES)
+def test_what_follows_a_convolution_or_a_product_agrees_with_the_cpu(
+    slope: float, p: float, name: str, dtype: Any
+) -> None:
+    *inputs, shape, rest = FOLLOWED[name]
+    a, b = (integers(s, dtype, i) for i, s in enumerate(inputs))
+    for bias in (integers((shape[2 if "matmul" in name else 1],), dtype, 2), np.zeros(0, dtype)):
+        expected, y = poisoned(shape, dtype), cuda_numba.from_host(poisoned(shape, dtype))
+        getattr(cpu, name)(a, b, expected, *rest, bias, slope, p, 3, 4)
+        given = [cuda_numba.from_host(v) for v in (a, b)]
+        getattr(cuda_numba, name)(*given, y, *rest, cuda_numba.from_host(bias), slope, p, 3, 4)
+        assert_same_bits(cuda_numba.to_host(y), expected, name)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(4, 5), (3, 2, 7)], ids=str)
-@pytest.mark.parametrize(("slope", "p"), [(1.0, 0.0), (0.0, 0.0), (0.25, 0.4), (1.0, 0.4)])
-def test_the_epilogue_and_its_gradient_agree_with_the_cpu(
+@pytest.mark.parametrize(("slope", "p"), EPILOGUES)
+def test_the_gradient_of_an_epilogue_agrees_with_the_cpu(
     slope: float, p: float, shape: tuple[int, ...], dtype: Any
 ) -> None:
+    y, ct = integers(shape, dtype), integers(shape, dtype, 1)
+    for channels in (shape[1], 0):
+        outputs = [poisoned(shape, dtype), poisoned((channels,), dtype)]
+        both("epilogue_backward", [y, ct], outputs, slope, p, strided=False, check=8 * rounding(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("slope", "p"), EPILOGUES)
+def test_a_normalisation_with_an_epilogue_agrees_with_the_cpu(slope: float, p: float, dtype: Any) -> None:
+    shape, u = (3, 2, 7), rounding(dtype)
     x, ct = integers(shape, dtype), integers(shape, dtype, 1)
-    for bias in (integers((shape[1],), dtype, 2), np.zeros(0, dtype)):
-        expected = x.copy()
-        cpu.epilogue(expected, bias, slope, p, 3, 4)
-        y = cuda_numba.from_host(x)
-        cuda_numba.epilogue(y, cuda_numba.from_host(bias), slope, p, 3, 4)
-        assert_same_bits(cuda_numba.to_host(y), expected, "epilogue")
-        both("epilogue_backward", [expected, ct], [poisoned(shape, dtype), poisoned(bias.shape, dtype)], slope, p,
-             strided=False, check=8 * rounding(dtype))  # fmt: skip
+    columns = [integers((2,), dtype, i) for i in range(2, 5)]
+    y = both("norm_epilogue", [x, *columns[:2]], [poisoned(shape, dtype)], slope, p, 3, 4, strided=False)[0]
+    outputs = [poisoned(shape, dtype), poisoned((2,), dtype), poisoned((2,), dtype)]
+    both("norm_epilogue_backward", [x, y, ct, *columns], outputs, slope, p, strided=False, check=400 * u)

@@ -39,11 +39,13 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "plain", "penalized"), [("toy-gaussian", [], 150, 190), ("quickstart", SMALL, 650, 990)]
+    ("name", "settings", "plain", "replayed", "penalized"),
+    [("toy-gaussian", [], 150, 90, 112), ("quickstart", SMALL, 645, 225, 277)],
 )
 def test_a_step_of_a_small_recipe_is_so_many_launches_and_replayed_steps_no_python(
-    launches: list[str], name: str, settings: list[str], plain: int, penalized: int, tmp_path: Path, monkeypatch: Any
-) -> None:
+    launches: list[str], name: str, settings: list[str], plain: int, replayed: int, penalized: int, tmp_path: Path,
+    monkeypatch: Any,
+) -> None:  # fmt: skip
     monkeypatch.setattr(Trainer, "_check_losses", lambda *_: None)  # numbers that no kernel has written
     settings = [*settings, "train.batch=4", "train.max_steps=30", "train.progress=off"]
     with gk.device("cuda"):
@@ -69,7 +71,8 @@ def test_a_step_of_a_small_recipe_is_so_many_launches_and_replayed_steps_no_pyth
         session.close()
     assert {key: r.reason for key, r in trainer.updates._replays.items() if r.reason is not None} == {}
     assert max(counts[1:4]) <= plain, "the first steps run in Python"
-    assert counts[4] <= penalized, "with the gradient penalty of every fourth step"
+    assert max(counts[13:]) <= replayed, "elementwise kernels are joined"
+    assert counts[12] <= penalized, "with the gradient penalty of every fourth step"
     assert max(calls[-4:]) < 0.2 * calls[1], "operations are not called again"
 
 

@@ -30,7 +30,8 @@ FAMILIES = {
     "product": "matmul",
     "window": "max_window average_window spread_window gather_window scatter_window",
     "pointwise": "unary binary compare gate select copy copy_parts fill",
-    "fused": "epilogue epilogue_backward",
+    "fused": "conv_epilogue conv_transpose_epilogue upsample_conv_epilogue matmul_epilogue epilogue_backward "
+    "norm_epilogue norm_epilogue_backward",
     "reduce": "sum softmax log_softmax",
     "norm": "channel_moments channel_affine batch_norm_backward",
     "rows": "gather_rows scatter_rows",

@@ -5,6 +5,7 @@ All work is queued on one stream, so a block can be handed out again as soon as 
 
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -22,7 +23,7 @@ from gankernels.backends.device_array import DeviceArray, host_view
 
 __all__ = [
     "Buffer", "Pool", "address_of", "cast", "contiguous", "empty", "empty_cache", "empty_like", "flat", "flats",
-    "from_host", "full", "is_memory", "memory_stats", "owned_by", "synchronize", "to_host", "upload",
+    "from_host", "full", "is_memory", "memory_stats", "owned_by", "span", "synchronize", "to_host", "upload",
 ]  # fmt: skip
 
 _SMALL, _LARGE = 512, 1 << 21  # granularity in bytes of blocks below and above 1 MiB
@@ -182,7 +183,7 @@ def flats(*arrays: DeviceArray) -> tuple[Any, ...]:
 
 
 def upload(values: NDArray[Any]) -> Any:
-    """A table of int64 for kernels; hold it in a cache."""
+    """A table of numbers for kernels; hold it in a cache."""
     return simulator.table(values) if SIMULATED else flat(_filled(_lasting(values.shape, values.dtype), values))
 
 
@@ -203,6 +204,16 @@ def owned_by(memory: Any, owner: Any) -> Any:
     if SIMULATED:
         return SimulatedMemory(memory.values, owner)
     return cuda.from_cuda_array_interface(memory.__cuda_array_interface__, owner=owner, sync=False)
+
+
+def span(begin: int, end: int, dtype: np.dtype[Any], owner: Any) -> Any:
+    """All memory between two addresses, whatever lies there, for a kernel that goes by addresses."""
+    count = (end - begin) // dtype.itemsize
+    if SIMULATED:
+        window = np.ctypeslib.as_array((ctypes.c_uint8 * (count * dtype.itemsize)).from_address(begin))
+        return SimulatedMemory(window.view(dtype), owner)
+    description = {"shape": (count,), "typestr": dtype.str, "data": (begin, False), "version": 3}
+    return cuda.from_cuda_array_interface(description, owner=owner, sync=False)
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from gankernels.backends.cuda_numba.shim import (
     tanh,
 )
 
-__all__ = ["binary_function", "compare_function", "gate_function", "unary_function"]
+__all__ = ["UNARY_NAMES", "binary_function", "compare_function", "gate_function", "unary_function", "unary_name"]
 
 Unary = Callable[[Any, float, float], Any]
 Binary = Callable[[Any, Any], Any]
@@ -104,16 +104,21 @@ def _longer(T: Any) -> dict[str, Unary]:
 _POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal", 3.0: "cube"}
 
 
-def unary_function(op: str, T: Any, p: float) -> Any:
-    """f(x, p, q); powers with a formula of their own, and slopes of zero (0 at -inf, not NaN), are told by p."""
+#: The functions of one element.
+UNARY_NAMES = (*_plain(np.float64), *_longer(np.float64))
+
+
+def unary_name(op: str, p: float) -> str:
+    """The function of an operation: powers with a formula of their own, and slopes of zero (0 at -inf, not NaN)."""
     if op == "power":
-        op = _POWERS.get(p, op)
-    return _unary(T, "relu" if op == "leaky_relu" and p == 0.0 else op)
+        return _POWERS.get(p, op)
+    return "relu" if op == "leaky_relu" and p == 0.0 else op
 
 
 @lru_cache(maxsize=256)
-def _unary(T: Any, op: str) -> Any:
-    return device({**_plain(T), **_longer(T)}[op])
+def unary_function(name: str, T: Any) -> Any:
+    """f(x, p, q) of one of UNARY_NAMES."""
+    return device({**_plain(T), **_longer(T)}[name])
 
 
 _BINARY: dict[str, Binary] = {

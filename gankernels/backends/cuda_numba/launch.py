@@ -139,7 +139,7 @@ def volume(a: DeviceArray) -> Ints:
 def _loop(keep_order: bool, shape: Ints, operands: tuple[tuple[int, Ints], ...]) -> Ints:
     axes = [(n, *(strides[i] for _, strides in operands)) for i, n in enumerate(shape) if n != 1]
     if not keep_order:
-        axes.sort(key=lambda axis: [abs(s) for s in axis[1:]], reverse=True)
+        axes.sort(key=lambda axis: [abs(s) for s in axis[:0:-1]], reverse=True)  # the output's first
     merged: list[Ints] = []
     for axis in axes:
         last = merged[-1] if merged else None

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat, flats
+from gankernels.backends.cuda_numba.chain import member
 from gankernels.backends.cuda_numba.launch import (
     THREADS,
     ceil_div,
     elements,
     launch,
     locate,
-    loop_of,
     scalar_type,
     strides_of,
 )
-from gankernels.backends.cuda_numba.pointwise import fill
+from gankernels.backends.cuda_numba.pointwise import fill, run
 from gankernels.backends.cuda_numba.reduce import tree_sum
 from gankernels.backends.cuda_numba.shim import cuda, jit
 from gankernels.backends.device_array import DeviceArray
@@ -116,13 +116,13 @@ def channel_affine_kernel(x: Any, scale: Any, shift: Any, y: Any, loop: Any) -> 
         y[locate(i, loop, 4, 4)] = product + shift[locate(i, loop, 3, 4)]
 
 
+member(channel_affine_kernel, "multiply_add")
+
+
 def channel_affine(x: DeviceArray, scale: DeviceArray, shift: DeviceArray, y: DeviceArray) -> None:
     """y = x*scale[c] + shift[c] for x (N, C, L)."""
-    memory = flats(x, scale, shift, y)
-    if x.size:
-        column = [v.reshape(1, v.shape[0], 1).broadcast_to(x.shape) for v in (scale, shift)]
-        loop = loop_of(x, *column, y)
-        launch(channel_affine_kernel, *elements(loop[0]), *memory, loop)
+    column = [v.reshape(1, v.shape[0], 1).broadcast_to(x.shape) for v in (scale, shift)]
+    run(channel_affine_kernel, (x, *column, y))
 
 
 @jit

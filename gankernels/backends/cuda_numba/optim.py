@@ -9,7 +9,9 @@ from math import sqrt as host_sqrt
 from typing import Any
 
 from gankernels.backends.cuda_numba.arrays import flats
-from gankernels.backends.cuda_numba.launch import elements, launch, scalar_type
+from gankernels.backends.cuda_numba.chain import member
+from gankernels.backends.cuda_numba.launch import elements, launch, locate, scalar_type
+from gankernels.backends.cuda_numba.pointwise import run
 from gankernels.backends.cuda_numba.shim import cuda, jit, sqrt
 from gankernels.backends.device_array import DeviceArray
 
@@ -114,14 +116,14 @@ def rmsprop_step(
 
 @lru_cache(maxsize=4)
 def _lerp_kernel(T: Any, is_near: bool) -> Any:
-    def lerp_kernel(a: Any, b: Any, n: int, f: Any) -> None:
-        t = T(f[0])
-        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
-            a[i] = a[i] + (b[i] - a[i]) * t if is_near else b[i] - (b[i] - a[i]) * t
+    def lerp_kernel(a: Any, b: Any, y: Any, loop: Any, t: float) -> None:
+        for i in range(cuda.grid(1), loop[0], cuda.gridsize(1)):
+            begin, end = a[locate(i, loop, 1, 3)], b[locate(i, loop, 2, 3)]
+            y[locate(i, loop, 3, 3)] = begin + (end - begin) * T(t) if is_near else end - (end - begin) * T(t)
 
-    return jit(lerp_kernel)
+    return member(jit(lerp_kernel), "lerp_near" if is_near else "lerp_far")
 
 
 def lerp(a: DeviceArray, b: DeviceArray, t: float) -> None:
     """a += (b - a)*t, from the nearer end, so that t = 0 and t = 1 are exact."""
-    _run(_lerp_kernel(scalar_type(a), t < 0.5), (a, b), t if t < 0.5 else 1.0 - t)
+    run(_lerp_kernel(scalar_type(a), t < 0.5), (a, b, a), float(t if t < 0.5 else 1.0 - t))

@@ -9,39 +9,53 @@ from typing import Any
 import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import flat, upload
-from gankernels.backends.cuda_numba.functions import binary_function, compare_function, gate_function, unary_function
+from gankernels.backends.cuda_numba.chain import member
+from gankernels.backends.cuda_numba.functions import (
+    binary_function,
+    compare_function,
+    gate_function,
+    unary_function,
+    unary_name,
+)
 from gankernels.backends.cuda_numba.launch import elements, launch, locate, loop_of, scalar_type
 from gankernels.backends.cuda_numba.shim import cuda, jit
 from gankernels.backends.device_array import DeviceArray
+from gankernels.backends.opcodes import COMPARE
 
-__all__ = ["binary", "compare", "copy", "copy_parts", "fill", "gate", "select", "unary"]
+__all__ = ["binary", "compare", "copy", "copy_parts", "fill", "fit", "gate", "run", "select", "unary"]
 
 
 @lru_cache(maxsize=256)
-def _unary_kernel(function: Any) -> Any:
+def _unary_kernel(T: Any, name: str) -> Any:
+    function = unary_function(name, T)
+
     def unary_kernel(x: Any, y: Any, loop: Any, p: float, q: float) -> None:
         for i in range(cuda.grid(1), loop[0], cuda.gridsize(1)):
             y[locate(i, loop, 2, 2)] = function(x[locate(i, loop, 1, 2)], p, q)
 
-    return jit(unary_kernel)
+    return member(jit(unary_kernel), f"unary {name}")
 
 
 @lru_cache(maxsize=64)
-def _binary_kernel(function: Any) -> Any:
+def _binary_kernel(T: Any, op: str) -> Any:
+    function = compare_function(op) if op in COMPARE else binary_function(op, T)
+
     def binary_kernel(a: Any, b: Any, y: Any, loop: Any) -> None:
         for i in range(cuda.grid(1), loop[0], cuda.gridsize(1)):
             y[locate(i, loop, 3, 3)] = function(a[locate(i, loop, 1, 3)], b[locate(i, loop, 2, 3)])
 
-    return jit(binary_kernel)
+    return member(jit(binary_kernel), f"{'compare' if op in COMPARE else 'binary'} {op}")
 
 
-@lru_cache(maxsize=8)
-def _gate_kernel(function: Any) -> Any:
+@lru_cache(maxsize=4)
+def _gate_kernel(T: Any, is_zero: bool) -> Any:
+    function = gate_function(T, is_zero)
+
     def gate_kernel(reference: Any, x: Any, y: Any, loop: Any, slope: float) -> None:
         for i in range(cuda.grid(1), loop[0], cuda.gridsize(1)):
             y[locate(i, loop, 3, 3)] = function(reference[locate(i, loop, 1, 3)], x[locate(i, loop, 2, 3)], slope)
 
-    return jit(gate_kernel)
+    return member(jit(gate_kernel), "gate_zero" if is_zero else "gate")
 
 
 @jit
@@ -53,10 +67,16 @@ def select_kernel(condition: Any, a: Any, b: Any, y: Any, loop: Any) -> None:
             y[locate(i, loop, 4, 4)] = b[locate(i, loop, 3, 4)]
 
 
+member(select_kernel, "select")
+
+
 @jit
 def copy_kernel(x: Any, y: Any, loop: Any) -> None:
     for i in range(cuda.grid(1), loop[0], cuda.gridsize(1)):
         y[locate(i, loop, 2, 2)] = x[locate(i, loop, 1, 2)]
+
+
+member(copy_kernel, "copy")
 
 
 @jit
@@ -86,11 +106,18 @@ def fill_kernel(y: Any, loop: Any, value: Any) -> None:
         y[locate(i, loop, 1, 1)] = value
 
 
-def _fit(a: DeviceArray, y: DeviceArray) -> DeviceArray:
+member(fill_kernel, "fill")
+
+
+def fit(a: DeviceArray, y: DeviceArray) -> DeviceArray:
+    """a as a view of y's shape."""
     return a if type(a) is not DeviceArray or a.shape == y.shape else a.broadcast_to(y.shape)
 
 
-def _run(kernel: Any, arrays: tuple[DeviceArray, ...], *parameters: Any) -> None:
+def run(kernel: Any, arrays: tuple[DeviceArray, ...], *parameters: Any) -> None:
+    """Launch a kernel of elements: its arguments are the arrays of one shape, of which it writes the last, their loop
+    and the parameters.
+    """
     memory = [flat(a) for a in arrays]
     if not arrays[-1].size:
         return
@@ -100,33 +127,32 @@ def _run(kernel: Any, arrays: tuple[DeviceArray, ...], *parameters: Any) -> None
 
 def unary(op: str, x: DeviceArray, y: DeviceArray, p: float = 0.0, q: float = 0.0) -> None:
     """y = op(x; p, q) for every element."""
-    function = unary_function(op, scalar_type(y), float(p))
-    _run(_unary_kernel(function), (x, y), float(p), float(q))
+    run(_unary_kernel(scalar_type(y), unary_name(op, float(p))), (x, y), float(p), float(q))
 
 
 def binary(op: str, a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
     """y = op(a, b) for every element; a and b are broadcast to y's shape."""
-    _run(_binary_kernel(binary_function(op, scalar_type(y))), (_fit(a, y), _fit(b, y), y))
+    run(_binary_kernel(scalar_type(y), op), (fit(a, y), fit(b, y), y))
 
 
 def compare(op: str, a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
     """y (bool) = op(a, b) for every element; a and b are broadcast to y's shape."""
-    _run(_binary_kernel(compare_function(op)), (_fit(a, y), _fit(b, y), y))
+    run(_binary_kernel(scalar_type(a), op), (fit(a, y), fit(b, y), y))
 
 
 def gate(reference: DeviceArray, x: DeviceArray, y: DeviceArray, slope: float) -> None:
     """y = x where reference > 0, else slope*x."""
-    _run(_gate_kernel(gate_function(scalar_type(y), slope == 0.0)), (reference, x, y), float(slope))
+    run(_gate_kernel(scalar_type(y), slope == 0.0), (reference, x, y), float(slope))
 
 
 def select(condition: DeviceArray, a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
     """y = a where condition (bool) holds, else b."""
-    _run(select_kernel, (condition, a, b, y))
+    run(select_kernel, (condition, a, b, y))
 
 
 def copy(x: DeviceArray, y: DeviceArray) -> None:
     """y = x for every element; x is broadcast to y's shape."""
-    _run(copy_kernel, (_fit(x, y), y))
+    run(copy_kernel, (fit(x, y), y))
 
 
 _PARTS, _PART = 8, 8  # arrays of one launch, numbers of a row

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gankernels.backends.cuda_numba import arrays, launch
+from gankernels.backends.cuda_numba import arrays, chain, fusing, launch
 from gankernels.backends.device_array import DeviceArray
 
 __all__ = ["Memory", "Recording"]
@@ -34,6 +34,19 @@ class _Place(NamedTuple):
     block: Any
 
 
+def _joined(calls: list[_Call]) -> list[_Call]:
+    """The same work in fewer launches."""
+    found = []
+    for group in fusing.grouped([(call.start.kernel, call.arguments) for call in calls]):
+        call = calls[group.launches[0]]
+        if len(group.launches) > 1:
+            memory = [a for i in group.launches for a in calls[i].arguments if arrays.is_memory(a)]
+            start, arguments = chain.prepared(group.instructions, memory)
+            call = _Call(start.kernel.__name__, (), start, arguments, None)
+        found.append(call)
+    return found
+
+
 class Recording:
     """The launches of this thread between start() and stop(); arrays made meanwhile lie in `memory`.
 
@@ -50,6 +63,7 @@ class Recording:
         self._from_host: set[int] = set()
         self._used: set[int] = set()
         self._first_counter: dict[int, int] = {}  # by seed
+        self._joined: dict[tuple[int, int], list[_Call]] = {}  # what `run` does, by begin and end
 
     def start(self) -> None:
         """Record the launches of this thread from now on."""
@@ -132,7 +146,9 @@ class Recording:
     def run(self, begin: int, end: int, shifts: Shifts) -> None:
         """Do the launches from `begin` to before `end` again, with counters moved on."""
         by_seed = {seed: by for seed, by in shifts if by}
-        for call in self._calls[begin:end]:
+        if (begin, end) not in self._joined:
+            self._joined[begin, end] = _joined(self._calls[begin:end])
+        for call in self._joined[begin, end]:
             arguments = call.arguments
             if call.seed in by_seed:
                 counter = (int(arguments[-1]) + by_seed[call.seed]) % 2**64

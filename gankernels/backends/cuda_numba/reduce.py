@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat
+from gankernels.backends.cuda_numba.chain import member
 from gankernels.backends.cuda_numba.launch import THREADS, ceil_div, elements, launch, locate, scalar_type, strides_of
 from gankernels.backends.cuda_numba.pointwise import fill
 from gankernels.backends.cuda_numba.shim import cuda, device, exp, jit, log
@@ -20,7 +21,8 @@ from gankernels.backends.device_array import DeviceArray
 __all__ = ["MAX_ROW_BLOCKS", "log_softmax", "softmax", "sum", "tree_sum"]
 
 Ints = tuple[int, ...]
-_LANE = 64  # elements that one thread adds one after another
+_LANE = 128  # elements that one thread adds one after another
+_FEW = 8192  # of so few elements in all, every output is one thread's: chains (chain.py) can have such sums
 _COALESCED = min(32, THREADS)  # neighbouring outputs of a block where they are neighbours in memory
 MAX_ROW_BLOCKS = elements(1 << 40)[0]
 
@@ -57,7 +59,7 @@ def _sum_kernel(A: Any, T: Any) -> Any:
         if t < width and output < kept[0]:
             y[locate(output, kept, 2, 2) + c] = T(values[t])
 
-    return jit(sum_kernel)
+    return member(jit(sum_kernel), "sum")
 
 
 class _Plan(NamedTuple):
@@ -108,6 +110,8 @@ def _with_strides(kept: Ints, operand: int, step: int) -> Ints:
 
 def _width(outputs: int, count: int, columns: bool) -> int:
     """Outputs of a block: a power of two."""
+    if count <= _LANE and outputs * count <= _FEW:
+        return THREADS
     lanes = 1
     while lanes * 4 < count and lanes < THREADS:
         lanes *= 2

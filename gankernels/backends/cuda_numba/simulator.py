@@ -74,7 +74,7 @@ class SharedArrays:
 shared = SharedArrays()
 
 
-def table(values: NDArray[np.int64]) -> tuple[int, ...]:
+def table(values: NDArray[Any]) -> tuple[Any, ...]:
     """A table for kernels: Python's numbers are faster than NumPy's."""
     return tuple(values.tolist())
 
