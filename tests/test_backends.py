@@ -16,7 +16,7 @@ import gankernels as gk
 from gankernels import backends
 from gankernels.backends import cpu, registry
 
-KERNELS_INC = Path(__file__).resolve().parents[1] / "csrc" / "core" / "kernels.inc"
+CORE = Path(__file__).resolve().parents[1] / "csrc" / "core"
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +39,16 @@ def install(monkeypatch: pytest.MonkeyPatch, **reasons: str | None) -> dict[str,
     return modules
 
 
-def test_the_registry_names_the_kernels_of_kernels_inc() -> None:
-    declared = re.findall(r"^template <class [^>]*> void (\w+)\(", KERNELS_INC.read_text(), re.M)
-    assert list(registry.KERNELS) == declared
+@pytest.mark.parametrize("file", ["kernels.inc", "epilogues.inc"])
+def test_the_registry_names_the_kernels_of_the_sources(file: str) -> None:
+    declared = re.findall(r"^template <class [^>]*>\s+void (\w+)\(", (CORE / file).read_text(), re.M)
+    assert list(registry.KERNELS if file == "kernels.inc" else registry.EPILOGUES) == declared
 
 
 @pytest.mark.parametrize("backend", [cpu, fake_cuda], ids=lambda b: b.__name__)
 def test_a_backend_has_every_kernel_and_every_function_on_arrays(backend: ModuleType) -> None:
-    missing = [n for n in (*registry.KERNELS, *registry.ARRAYS, "name") if not hasattr(backend, n)]
+    names = (*registry.KERNELS, *registry.EPILOGUES, *registry.ARRAYS, "name")
+    missing = [n for n in names if not hasattr(backend, n)]
     assert not missing
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -22,8 +22,7 @@ except ImportError as error:
         "pip install ."
     ) from None
 
-from gankernels.backends import recording
-from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
+from gankernels.backends import kernels, recording
 
 Array = NDArray[Any]
 
@@ -32,79 +31,18 @@ _MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasa
 _MAX_THREADS = 1024
 _SMALL_BYTES = 1024  # smaller arrays are made faster by NumPy, and never cost a page fault
 
-# ---- one line per kernel of kernels.inc ----------------------------------------------------------------------------
-conv = native.conv
-conv_transpose = native.conv_transpose
-conv_weight = native.conv_weight
-upsample_conv = native.upsample_conv
-upsample_conv_transpose = native.upsample_conv_transpose
-upsample_conv_weight = native.upsample_conv_weight
-local_conv = native.local_conv
-local_conv_transpose = native.local_conv_transpose
-local_conv_weight = native.local_conv_weight
-im2col = native.im2col
-col2im = native.col2im
-matmul = native.matmul
-upsample_nearest = native.upsample_nearest
-sum_blocks = native.sum_blocks
-max_window = native.max_window
-gather_window = native.gather_window
-scatter_window = native.scatter_window
-average_window = native.average_window
-spread_window = native.spread_window
-gate = native.gate
-select = native.select
-fill = native.fill
-sum = native.sum
-softmax = native.softmax
-log_softmax = native.log_softmax
-channel_moments = native.channel_moments
-channel_affine = native.channel_affine
-batch_norm_backward = native.batch_norm_backward
-gather_rows = native.gather_rows
-scatter_rows = native.scatter_rows
-random_uniform = native.random_uniform
-random_normal = native.random_normal
-dropout = native.dropout
-sgd_step = native.sgd_step
-adam_step = native.adam_step
-rmsprop_step = native.rmsprop_step
-lerp = native.lerp
 
-# ---- optional: a backend without them runs the operations that they join --------------------------------------------
-conv_epilogue = native.conv_epilogue
-conv_transpose_epilogue = native.conv_transpose_epilogue
-upsample_conv_epilogue = native.upsample_conv_epilogue
-matmul_epilogue = native.matmul_epilogue
-epilogue_backward = native.epilogue_backward
-norm_epilogue = native.norm_epilogue
-norm_epilogue_backward = native.norm_epilogue_backward
-Recording, Memory = native.Recording, native.Memory
-
-
+# ---- the kernels of csrc/core/kernels.inc and epilogues.inc, `Memory` and `Recording` --------------------------------
 def _fit(a: Array, y: Array) -> Array:
     """a (NumPy scalars too) as a view of y's shape."""
     return a if type(a) is np.ndarray and a.shape == y.shape else np.broadcast_to(a, y.shape)
 
 
-def unary(op: str, x: Array, y: Array, p: float = 0.0, q: float = 0.0) -> None:
-    """y = op(x; p, q) for every element."""
-    native.unary(UNARY[op], x, y, p, q)
+globals().update(kernels.compiled(native, _fit))
+if TYPE_CHECKING:
 
-
-def binary(op: str, a: Array, b: Array, y: Array) -> None:
-    """y = op(a, b) for every element; a and b are broadcast to y's shape."""
-    native.binary(BINARY[op], _fit(a, y), _fit(b, y), y)
-
-
-def compare(op: str, a: Array, b: Array, y: Array) -> None:
-    """y (bool) = op(a, b) for every element; a and b are broadcast to y's shape."""
-    native.compare(COMPARE[op], _fit(a, y), _fit(b, y), y)
-
-
-def copy(x: Array, y: Array) -> None:
-    """y = x for every element; x is broadcast to y's shape."""
-    native.copy(_fit(x, y), y)
+    def __getattr__(name: str) -> Any:
+        """One of these."""
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------
@@ -139,7 +77,7 @@ def contiguous(x: Array) -> Array:
     if x.flags.c_contiguous:
         return x
     y = empty(x.shape, x.dtype)
-    copy(x, y)
+    native.copy(x, y)
     return y
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from math import prod
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gankernels.backends import recording
+from gankernels.backends import kernels, recording
 from gankernels.backends.device_array import DeviceArray
-from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
 
 name = "cuda"
 native: Any = None
@@ -27,63 +26,6 @@ except ImportError as error:
     _import_error = str(error)
 
 _DTYPES = {np.dtype(t) for t in (np.float32, np.float64, np.int64, np.bool_)}
-
-
-def _kernel(function: str) -> Any:
-    """The compiled function of that name; None where the module is not built."""
-    return getattr(native, function, None)
-
-
-# ---- one line per kernel of kernels.inc ----------------------------------------------------------------------------
-conv = _kernel("conv")
-conv_transpose = _kernel("conv_transpose")
-conv_weight = _kernel("conv_weight")
-upsample_conv = _kernel("upsample_conv")
-upsample_conv_transpose = _kernel("upsample_conv_transpose")
-upsample_conv_weight = _kernel("upsample_conv_weight")
-local_conv = _kernel("local_conv")
-local_conv_transpose = _kernel("local_conv_transpose")
-local_conv_weight = _kernel("local_conv_weight")
-im2col = _kernel("im2col")
-col2im = _kernel("col2im")
-matmul = _kernel("matmul")
-upsample_nearest = _kernel("upsample_nearest")
-sum_blocks = _kernel("sum_blocks")
-max_window = _kernel("max_window")
-gather_window = _kernel("gather_window")
-scatter_window = _kernel("scatter_window")
-average_window = _kernel("average_window")
-spread_window = _kernel("spread_window")
-gate = _kernel("gate")
-select = _kernel("select")
-fill = _kernel("fill")
-sum = _kernel("sum")
-softmax = _kernel("softmax")
-log_softmax = _kernel("log_softmax")
-channel_moments = _kernel("channel_moments")
-channel_affine = _kernel("channel_affine")
-batch_norm_backward = _kernel("batch_norm_backward")
-gather_rows = _kernel("gather_rows")
-scatter_rows = _kernel("scatter_rows")
-random_uniform = _kernel("random_uniform")
-random_normal = _kernel("random_normal")
-dropout = _kernel("dropout")
-sgd_step = _kernel("sgd_step")
-adam_step = _kernel("adam_step")
-rmsprop_step = _kernel("rmsprop_step")
-lerp = _kernel("lerp")
-# with what follows, where the result is stored: csrc/core/epilogues.inc
-conv_epilogue = _kernel("conv_epilogue")
-conv_transpose_epilogue = _kernel("conv_transpose_epilogue")
-upsample_conv_epilogue = _kernel("upsample_conv_epilogue")
-matmul_epilogue = _kernel("matmul_epilogue")
-epilogue_backward = _kernel("epilogue_backward")
-norm_epilogue = _kernel("norm_epilogue")
-norm_epilogue_backward = _kernel("norm_epilogue_backward")
-
-# ---- calls noted to be run again, as CUDA graphs -------------------------------------------------------------------
-Memory = _kernel("Memory")
-Recording = _kernel("Recording")
 
 
 def why_not() -> str | None:
@@ -101,29 +43,17 @@ def _this() -> ModuleType:
     return import_module(__name__)
 
 
+# ---- the kernels of csrc/core/kernels.inc and epilogues.inc, `Memory` and `Recording` --------------------------------
 def _fit(a: DeviceArray, y: DeviceArray) -> DeviceArray:
     """a as a view of y's shape."""
     return a if a.shape == y.shape else a.broadcast_to(y.shape)
 
 
-def unary(op: str, x: DeviceArray, y: DeviceArray, p: float = 0.0, q: float = 0.0) -> None:
-    """y = op(x; p, q) for every element."""
-    native.unary(UNARY[op], x, y, p, q)
+globals().update(kernels.compiled(native, _fit))
+if TYPE_CHECKING:
 
-
-def binary(op: str, a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
-    """y = op(a, b) for every element; a and b are broadcast to y's shape."""
-    native.binary(BINARY[op], _fit(a, y), _fit(b, y), y)
-
-
-def compare(op: str, a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
-    """y (bool) = op(a, b) for every element; a and b are broadcast to y's shape."""
-    native.compare(COMPARE[op], _fit(a, y), _fit(b, y), y)
-
-
-def copy(x: DeviceArray, y: DeviceArray) -> None:
-    """y = x for every element; x is broadcast to y's shape."""
-    native.copy(_fit(x, y), y)
+    def __getattr__(name: str) -> Any:
+        """One of these."""
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------

@@ -5,64 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from gankernels import backends
+from gankernels.backends.kernels import EPILOGUES, KERNELS
 
 __all__ = ["ARRAYS", "EPILOGUES", "KERNELS", "served"]
 
-#: The kernels of csrc/core/kernels.inc, in its order; every backend has a function of each name.
-KERNELS = (
-    "conv",
-    "conv_transpose",
-    "conv_weight",
-    "upsample_conv",
-    "upsample_conv_transpose",
-    "upsample_conv_weight",
-    "local_conv",
-    "local_conv_transpose",
-    "local_conv_weight",
-    "im2col",
-    "col2im",
-    "matmul",
-    "upsample_nearest",
-    "sum_blocks",
-    "max_window",
-    "gather_window",
-    "scatter_window",
-    "average_window",
-    "spread_window",
-    "unary",
-    "binary",
-    "compare",
-    "gate",
-    "select",
-    "copy",
-    "fill",
-    "cast",
-    "sum",
-    "softmax",
-    "log_softmax",
-    "channel_moments",
-    "channel_affine",
-    "batch_norm_backward",
-    "gather_rows",
-    "scatter_rows",
-    "random_uniform",
-    "random_normal",
-    "dropout",
-    "sgd_step",
-    "adam_step",
-    "rmsprop_step",
-    "lerp",
-)
-#: The kernels of csrc/core/epilogues.inc: those of the same names with what follows them, which every backend has too.
-EPILOGUES = (
-    "conv_epilogue",
-    "conv_transpose_epilogue",
-    "upsample_conv_epilogue",
-    "matmul_epilogue",
-    "epilogue_backward",
-    "norm_epilogue",
-    "norm_epilogue_backward",
-)
 #: What every backend has beside the kernels.
 ARRAYS = ("empty", "full", "contiguous", "from_host", "to_host")
 

@@ -1,11 +1,12 @@
 """The Numba backend for CUDA: the kernels of csrc/core/kernels.inc compiled just in time, where there is a driver but
 no compiled module (no nvcc, or a GPU that the compiled module does not cover).
 
-What a step of training costs in launches, counted at the sizes of the recipes (the batch hardly matters): toy-gaussian
-154, and 194 in every fourth step with its gradient penalty; quickstart 649 and 988. Most are elementwise kernels and
-sums: of quickstart's 649, convolutions and products are 53. A step that runs in Python costs 30 us of processor time
-for each of them; one that is replayed (gankernels.ops.Replay, as the trainer does for the recipes) 1 to 2 us. On top
-comes what Numba itself needs for a launch.
+What a step of training costs in launches, counted at the sizes of the recipes (the batch hardly matters), when it runs
+in Python and when it is replayed (gankernels.ops.Replay, as the trainer does for the recipes): toy-gaussian 147 and 89,
+quickstart 655 and 254; in every fourth step, with its gradient penalty, 171 and 111, 733 and 342. Replayed, elementwise
+kernels and short sums on small arrays are joined into chains (chain.py): of toy-gaussian's 89, products are 33, of
+quickstart's 254, convolutions, products and sums over images 100. A launch from Python costs 30 us of processor time, a
+replayed one 1 to 2 us. On top comes what Numba itself needs for a launch.
 
 Importing this package imports nothing else: a family of kernels is loaded when its first name is asked for.
 """
