@@ -28,7 +28,6 @@ from benchmarks.workloads import SEED, WORKLOADS, Workload, fix_noise, off_the_k
 from gankernels import nn
 
 Row = dict[str, Any]
-CHECKED = 16  # events in a step whose answer is compared
 COMPARED = 64  # generated events that are compared
 LARGEST_FOR_ALL = 16  # above this batch, 3-D steps are timed against the fastest rival of that batch only
 NO_BF16 = "not available: this version has no bfloat16"
@@ -149,8 +148,8 @@ def check_step(w: Workload, dtype: str, batch: int) -> float:
         if v.numpy().dtype.kind == "f"
     }
 
-    def rival_after(cast: str, layout: str = "contiguous") -> dict[str, Any]:
-        made = Rival(w.name, start, config, real, layout=layout, dtype=cast)
+    def rival_after(cast: str) -> dict[str, Any]:
+        made = Rival(w.name, start, config, real, dtype=cast)
         made.fixed = torch.from_numpy(_noise(gan, batch))
         made.step()
         return {f"{n}.{k}": v for n in networks for k, v in state(getattr(made, n)).items()}
@@ -163,7 +162,7 @@ def check_step(w: Workload, dtype: str, batch: int) -> float:
     _cast(our_step(gan, config, real), dtype)()
     ours = {f"{n}.{k}": v.numpy() for n in networks for k, v in getattr(gan, n).state_dict().items()}
     what = f"{w.name}, step, {dtype}, batch {batch}"
-    return answers.same_step(what, before, ours, want, bound, lambda: rival_after("float32", "channels_last"))
+    return answers.same_step(what, before, ours, want, bound, lambda: rival_after("float64"))
 
 
 def steps(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> list[Row]:
@@ -171,7 +170,7 @@ def steps(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> list
     w = WORKLOADS[name]
     bench.use(threads)
     available = our_cast(dtype) is not None
-    small = min(batch, CHECKED)
+    small = min(batch, w.checked)
     if available and (name, dtype) not in bench.checked:
         bench.checked[name, dtype] = check_step(w, dtype, small)
     gan = w.gan(True)

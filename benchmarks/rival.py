@@ -151,6 +151,13 @@ def _latent(name: str, noise: torch.Tensor, c: dict[str, torch.Tensor]) -> torch
     return torch.cat([noise, c["label"].reshape(-1, 1) * 2.0 - 1.0], 1) if name == "toy" else noise
 
 
+def _wide(t: torch.Tensor, double: bool = False) -> torch.Tensor:
+    """At least float32; float64 if asked, for what is not an integer."""
+    if double:
+        return t.double() if t.is_floating_point() else t
+    return t if t.dtype == torch.float64 else t.float()
+
+
 class Rival:
     """A workload in PyTorch.
 
@@ -163,8 +170,8 @@ class Rival:
     layout : "contiguous" or "channels_last"
     compiled : bool
         Networks go through torch.compile.
-    dtype : "float32" or "bfloat16"
-        The second is torch.autocast.
+    dtype : "float32", "bfloat16" or "float64"
+        The second is torch.autocast; the third is slow, and tells how exact the others are.
     device : "cpu" or "cuda"
     """
 
@@ -197,6 +204,11 @@ class Rival:
             self.g, self.d = (torch.compile(n, dynamic=False) for n in (self.generator, self.discriminator))
         self.g_optimizer = optimizer(self.generator.parameters(), config.g_optimizer)
         self.d_optimizer = optimizer(self.discriminator.parameters(), config.d_optimizer)
+        if dtype == "float64":
+            self.generator.double(), self.discriminator.double()
+            self.real = self.real.double()
+            self.conditions = {k: _wide(v, True) for k, v in self.conditions.items()}
+            self.targets = {side: {k: _wide(v, True) for k, v in t.items()} for side, t in self.targets.items()}
         self.fixed: torch.Tensor | None = None
 
     def cast(self) -> AbstractContextManager[Any]:
@@ -205,7 +217,9 @@ class Rival:
 
     def noise(self, n: int) -> torch.Tensor:
         """New noise, or that which `fixed` holds."""
-        return torch.randn(n, self.latent, device=self.device) if self.fixed is None else self.fixed[:n]
+        if self.fixed is not None:
+            return self.fixed[:n].to(self.real.dtype)
+        return torch.randn(n, self.latent, device=self.device, dtype=self.real.dtype)
 
     def generate(self, n: int, c: dict[str, torch.Tensor]) -> torch.Tensor:
         """Images for conditions."""
@@ -222,14 +236,14 @@ class Rival:
             shown = images if label is None else torch.cat([images.reshape(len(images), -1), label], 1)
             said = self.d(shown)
         logits, estimates = said if isinstance(said, tuple) else (said, None)
-        logits = logits.float()
+        logits = _wide(logits)
         loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-        linear = images.float()
+        linear = _wide(images)
         if self.power != 1.0:
             linear = (linear + 1e-12) ** (1.0 / self.power)
         for name, auxiliary in self.auxiliary.items():
             if name == "energy":
-                estimate = estimates.float().reshape(-1)
+                estimate = _wide(estimates).reshape(-1)
             else:
                 estimate = measured_angle(linear) if name == "angle" else linear.flatten(1).sum(1)
             wanted = self.targets[side][name]

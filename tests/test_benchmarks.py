@@ -154,6 +154,22 @@ def test_every_pass_of_a_locally_connected_layer_and_of_an_upsampled_convolution
                 assert not (part("answers").relative(got, want) > 1e-5)
 
 
+def test_a_step_that_the_rival_rounds_worse_than_we_do_is_right_and_one_further_off_is_wrong() -> None:
+    answers = part("answers")
+    before = {"g.a.weight": np.zeros(4)}
+    exact = {"g.a.weight": np.array([1.0, 2.0, 3.0, 4.0])}
+    rival = {"g.a.weight": exact["g.a.weight"] + 0.1}
+
+    def same(off: float) -> float:
+        ours = {"g.a.weight": exact["g.a.weight"] - off}
+        return float(answers.same_step("toy", before, ours, rival, 1e-6, lambda: exact))
+
+    assert not (same(0.09) > 0.05)
+    for off in (0.11, np.nan):
+        with pytest.raises(answers.WrongAnswer, match="layer g"):
+            same(off)
+
+
 @pytest.mark.cpu_only
 def test_flops_of_3dgan_are_those_of_its_layers() -> None:
     layers, workloads = part("layers"), part("workloads")
