@@ -3,11 +3,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <utility>
 
+#include "../core/axes.hpp"
 #include "../core/error.hpp"
-#include "../core/view.hpp"
 #include "device.cuh"
 
 namespace gk::cuda {
@@ -57,59 +55,10 @@ struct Axes {
 
 // The same on the host, while axes are put in order.
 template <int K>
-struct HostAxes {
-  int rank = 0;
-  int64_t shape[kMaxRank] = {};
-  int64_t stride[K][kMaxRank] = {};
+struct HostAxes : CommonAxes<K> {
+  using CommonAxes<K>::rank, CommonAxes<K>::shape, CommonAxes<K>::stride;
 
-  int64_t size() const {
-    int64_t n = 1;
-    for (int i = 0; i < rank; ++i) n *= shape[i];
-    return n;
-  }
-
-  template <class... S>
-  void push(int64_t n, S... strides) {
-    static_assert(sizeof...(S) == K);
-    shape[rank] = n;
-    int k = 0;
-    ((stride[k++][rank] = strides), ...);
-    ++rank;
-  }
-
-  // Outer axes first in memory: by array 0, then by the others.
-  void sort() {
-    const auto outside = [&](int i, int j) {
-      for (const auto& s : stride)
-        if (std::abs(s[i]) != std::abs(s[j])) return std::abs(s[i]) > std::abs(s[j]);
-      return false;
-    };
-    for (int i = 1; i < rank; ++i)
-      for (int j = i; j > 0 && outside(j, j - 1); --j) {
-        std::swap(shape[j], shape[j - 1]);
-        for (auto& s : stride) std::swap(s[j], s[j - 1]);
-      }
-  }
-
-  // Joins neighbours that every array walks as one axis, and drops axes of extent 1. At least one axis remains.
-  void merge() {
-    int last = -1;
-    for (int i = 0; i < rank; ++i) {
-      if (shape[i] == 1) continue;
-      bool joins = last >= 0 && shape[last] * shape[i] < kMaxIndex;
-      for (const auto& s : stride) joins = joins && s[last] == s[i] * shape[i];
-      const int64_t extent = joins ? shape[last] * shape[i] : shape[i];
-      if (!joins) ++last;
-      shape[last] = extent;
-      for (auto& s : stride) s[last] = s[i];
-    }
-    if (last < 0) {
-      last = 0;
-      shape[0] = 1;
-      for (auto& s : stride) s[0] = 1;
-    }
-    rank = last + 1;
-  }
+  void merge() { CommonAxes<K>::merge(kMaxIndex); }
 
   Axes<K> device() const {
     Axes<K> axes;
@@ -124,7 +73,7 @@ struct HostAxes {
   // Calls body(axes, offsets) for parts of fewer than kMaxIndex elements, cut along the outermost axis.
   template <class F>
   void in_parts(F&& body) const {
-    const int64_t total = size(), inner = shape[0] > 0 ? total / shape[0] : 0;
+    const int64_t total = this->size(), inner = shape[0] > 0 ? total / shape[0] : 0;
     if (total == 0) return;
     GK_CHECK(inner < kMaxIndex, "an inner axis of more than 2^31 elements");
     const int64_t rows = std::max<int64_t>(1, (kMaxIndex - 1) / inner);
@@ -141,11 +90,7 @@ struct HostAxes {
 // The axes of arrays of one shape; `keep_order` where values depend on the row-major position.
 template <class T0, class... T>
 HostAxes<1 + sizeof...(T)> walk(bool keep_order, const View<T0>& first, const View<T>&... others) {
-  HostAxes<1 + sizeof...(T)> axes;
-  for (int i = 0; i < first.rank; ++i) axes.push(first.shape[i], first.stride[i], others.stride[i]...);
-  if (!keep_order) axes.sort();
-  axes.merge();
-  return axes;
+  return common_axes<HostAxes<1 + sizeof...(T)>>(keep_order, first, others...);
 }
 
 }  // namespace gk::cuda

@@ -7,7 +7,7 @@ A dropped element is +0 and a kept one never is, so that the output alone tells 
 from __future__ import annotations
 
 from functools import lru_cache
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,23 +20,16 @@ from gankernels.backends.cuda_numba.launch import ceil_div, elements, launch, lo
 from gankernels.backends.cuda_numba.norm import batch_norm_backward, channel_affine
 from gankernels.backends.cuda_numba.pointwise import binary, fill, gate, run
 from gankernels.backends.cuda_numba.product import matmul
-from gankernels.backends.cuda_numba.random import philox
+from gankernels.backends.cuda_numba.random import is_kept, mask_of, philox
 from gankernels.backends.cuda_numba.reduce import sum as sum_over
 from gankernels.backends.cuda_numba.shim import cuda, jit
 from gankernels.backends.cuda_numba.upsample import upsample_conv
 from gankernels.backends.device_array import DeviceArray
-from gankernels.backends.philox import FLOAT_BITS
 
 __all__ = [
     "conv_epilogue", "conv_transpose_epilogue", "epilogue_backward", "matmul_epilogue", "norm_epilogue",
     "norm_epilogue_backward", "upsample_conv_epilogue",
 ]  # fmt: skip
-
-_SHIFT = np.uint64(32 - FLOAT_BITS)
-
-
-def _scale(p: float) -> float:
-    return 1.0 / (1.0 - p) if p < 1.0 else 0.0
 
 
 @lru_cache(maxsize=32)
@@ -67,7 +60,7 @@ def _kernel(T: Any, has_bias: bool, is_active: bool, is_relu: bool, drops: bool)
                         word = c0 if i == 0 else (c1 if i == 1 else (c2 if i == 2 else c3))
                         v = v * keep
                         kept = -zero if v == zero else v
-                        v = kept if (word >> _SHIFT) >= threshold else zero
+                        v = kept if is_kept(word, threshold) else zero
                     y[element] = v
 
     return jit(epilogue_kernel)
@@ -106,9 +99,8 @@ def _epilogue(y: DeviceArray, bias: DeviceArray, slope: float, p: float, seed: i
         _add_bias(y, bias, slope)
     elif n:
         kernel = _kernel(scalar_type(y), bias.size > 0, slope != 1.0, slope == 0.0, p > 0.0)
-        threshold = np.uint64(ceil(p * 2.0**FLOAT_BITS))  # uniform >= p as a comparison of integers
         length = y.shape[2] if y.ndim > 2 else 1
-        launch(kernel, *elements(ceil_div(n, 4)), *memory, n, y.shape[1], length, float(slope), threshold, _scale(p),
+        launch(kernel, *elements(ceil_div(n, 4)), *memory, n, y.shape[1], length, float(slope), *mask_of(p),
                np.uint64(seed), np.uint64(offset))  # fmt: skip
 
 
@@ -152,7 +144,7 @@ def epilogue_backward(
     """gx = the gradient before the epilogue that gave y, gbias (C,; or of size 0) its sums over N and L."""
     memory, n = flats(y, ct, gx), y.size
     if p > 0.0 and n:
-        launch(_gradient_kernel(scalar_type(y)), *elements(n), *memory, n, float(slope), _scale(p))
+        launch(_gradient_kernel(scalar_type(y)), *elements(n), *memory, n, float(slope), mask_of(p)[1])
     else:
         gate(y, ct, gx, slope)
     if gbias.size:

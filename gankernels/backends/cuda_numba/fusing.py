@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gankernels.backends.cuda_numba import arrays, chain
+from gankernels.backends.cuda_numba.launch import merged
 
 __all__ = ["Group", "grouped"]
 
@@ -50,14 +51,10 @@ class Group:
 
 
 def _place(operand: chain.Operand, extents: tuple[int, ...]) -> tuple[Any, ...]:
-    """Address of the first element, and the axes with neighbours merged; the last extent tells no address."""
-    axes: list[tuple[int, int]] = []
-    for extent, stride in zip(extents, operand.strides, strict=True):
-        if axes and stride == axes[-1][0] * axes[-1][1]:
-            axes[-1] = axes[-1][0] * extent, axes[-1][1]
-        else:
-            axes.append((extent, stride))
-    return (operand.itemsize, operand.first, *axes[:-1], axes[-1][1])
+    """Address of the first element, and strides and extents from the innermost axis out; the last extent tells none."""
+    axes = list(zip(extents, operand.strides, strict=True))
+    *inner, _, stride = merged(axes[::-1], 1)[1]
+    return (operand.itemsize, operand.first, *inner, stride)
 
 
 def _uses(instruction: chain.Instruction | None, arguments: Sequence[Any]) -> list[_Use]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from gankernels.backends.cuda_numba import simulator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "THREADS", "Recorder", "Start", "ceil_div", "elements", "is_recording", "launch", "locate", "loop_of",
-    "recording", "scalar_type", "strides_of", "this_thread", "unravel", "volume",
+    "merged", "recording", "scalar_type", "strides_of", "this_thread", "unravel", "volume",
 ]  # fmt: skip
 
 Ints = tuple[int, ...]
@@ -135,23 +136,28 @@ def volume(a: DeviceArray) -> Ints:
     return (origin, *strides[:2], *(0,) * (5 - a.ndim), *strides[2:])
 
 
+def merged(axes: Sequence[Ints], operands: int) -> tuple[int, Ints]:
+    """Number of elements, and the axes (extent, stride of every operand), given from the outermost in, here from the
+    innermost out. Neighbours that every operand walks as one axis are one. At least one axis remains.
+    """
+    found: list[Ints] = []
+    for axis in axes:
+        last = found[-1] if found else None
+        if last is not None and all(o == s * axis[0] for o, s in zip(last[1:], axis[1:], strict=True)):
+            found[-1] = (last[0] * axis[0], *axis[1:])
+        else:
+            found.append(axis)
+    found = found or [(1, *(0,) * operands)]
+    return prod(axis[0] for axis in found), tuple(v for axis in reversed(found) for v in axis)
+
+
 @lru_cache(maxsize=4096)
 def _loop(keep_order: bool, shape: Ints, operands: tuple[tuple[int, Ints], ...]) -> Ints:
     axes = [(n, *(strides[i] for _, strides in operands)) for i, n in enumerate(shape) if n != 1]
     if not keep_order:
         axes.sort(key=lambda axis: [abs(s) for s in axis[:0:-1]], reverse=True)  # the output's first
-    merged: list[Ints] = []
-    for axis in axes:
-        last = merged[-1] if merged else None
-        if last is not None and all(o == s * axis[0] for o, s in zip(last[1:], axis[1:], strict=True)):
-            merged[-1] = (last[0] * axis[0], *axis[1:])
-        else:
-            merged.append(axis)
-    merged = merged or [(1, *(0 for _ in operands))]
-    n = 1
-    for axis in merged:
-        n *= axis[0]
-    return (n, *(origin for origin, _ in operands), *(v for axis in reversed(merged) for v in axis))
+    count, loop = merged(axes, len(operands))
+    return (count, *(origin for origin, _ in operands), *loop)
 
 
 def loop_of(*arrays: DeviceArray, keep_order: bool = False) -> Ints:

@@ -18,7 +18,7 @@ from gankernels.backends.cuda_numba.shim import cos, cuda, device, jit, log, sin
 from gankernels.backends.device_array import DeviceArray
 from gankernels.backends.philox import DOUBLE_BITS, FLOAT_BITS, KEY_STEPS, MULTIPLIERS, ROUNDS
 
-__all__ = ["dropout", "random_normal", "random_uniform"]
+__all__ = ["dropout", "is_kept", "mask_of", "philox", "random_normal", "random_uniform"]
 
 _U = np.uint64
 _M0, _M1 = map(_U, MULTIPLIERS)
@@ -115,6 +115,17 @@ def random_normal(y: DeviceArray, seed: int, offset: int) -> None:
     _draw(y, seed, offset, True)
 
 
+def mask_of(p: float) -> tuple[Any, float]:
+    """What the first bits of a word are at least where an element is kept (uniform >= p, in integers); its factor."""
+    return _U(ceil(p * 2.0**FLOAT_BITS)), 1.0 / (1.0 - p) if p < 1.0 else 0.0
+
+
+@device
+def is_kept(word: Any, threshold: Any) -> bool:
+    """Whether an element with this word stays, by the first number of `mask_of`."""
+    return (word >> _FLOAT_SHIFT) >= threshold
+
+
 @lru_cache(maxsize=2)
 def _dropout_kernel(T: Any) -> Any:
     zero = T(0)
@@ -129,9 +140,8 @@ def _dropout_kernel(T: Any) -> Any:
                 element = block * 4 + i
                 if element < loop[0]:
                     word = c0 if i == 0 else (c1 if i == 1 else (c2 if i == 2 else c3))
-                    kept = (word >> _FLOAT_SHIFT) >= threshold
                     value = x[locate(element, loop, 1, 2)] * s
-                    y[locate(element, loop, 2, 2)] = value if kept else zero
+                    y[locate(element, loop, 2, 2)] = value if is_kept(word, threshold) else zero
 
     return jit(dropout_kernel)
 
@@ -141,8 +151,6 @@ def dropout(x: DeviceArray, y: DeviceArray, p: float, seed: int, offset: int) ->
     memory = flats(x, y)
     if y.size:
         blocks = ceil_div(y.size, 4)
-        threshold = _U(ceil(p * 2.0**FLOAT_BITS))  # uniform >= p as a comparison of integers
-        scale = 1.0 / (1.0 - p) if p < 1.0 else 0.0
         loop = loop_of(x, y, keep_order=True)
         kernel = _dropout_kernel(scalar_type(y))
-        launch(kernel, *elements(blocks), *memory, blocks, loop, threshold, scale, _U(seed), _U(offset))
+        launch(kernel, *elements(blocks), *memory, blocks, loop, *mask_of(p), _U(seed), _U(offset))

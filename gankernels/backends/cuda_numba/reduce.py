@@ -13,7 +13,16 @@ import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat
 from gankernels.backends.cuda_numba.chain import member
-from gankernels.backends.cuda_numba.launch import THREADS, ceil_div, elements, launch, locate, scalar_type, strides_of
+from gankernels.backends.cuda_numba.launch import (
+    THREADS,
+    ceil_div,
+    elements,
+    launch,
+    locate,
+    merged,
+    scalar_type,
+    strides_of,
+)
 from gankernels.backends.cuda_numba.pointwise import fill
 from gankernels.backends.cuda_numba.shim import cuda, device, exp, jit, log
 from gankernels.backends.device_array import DeviceArray
@@ -73,29 +82,13 @@ def _plan(x_shape: Ints, y_shape: Ints, x_layout: tuple[int, Ints], y_layout: tu
     axes = [(n, sx, sy, n == m) for n, m, sx, sy in zip(x_shape, y_shape, x_layout[1], y_layout[1], strict=True)
             if n != 1]  # fmt: skip
     axes.sort(key=lambda axis: abs(axis[1]), reverse=True)
-    kept = _merged([(n, sx, sy) for n, sx, sy, keep in axes if keep], 2)
-    reduced = _merged([(n, sx) for n, sx, _, keep in axes if not keep], 1)
+    kept = merged([(n, sx, sy) for n, sx, sy, keep in axes if keep], 2)
+    reduced = merged([(n, sx) for n, sx, _, keep in axes if not keep], 1)
     return _Plan(
         (kept[0], x_layout[0], y_layout[0], *kept[1]),
         (reduced[0], 0, *reduced[1]),
         bool(axes) and axes[-1][3],
     )
-
-
-def _merged(axes: list[Any], operands: int) -> tuple[int, Ints]:
-    """Number of elements, and the axes from the innermost out."""
-    found: list[Any] = []
-    for axis in axes:
-        last = found[-1] if found else None
-        if last is not None and all(o == s * axis[0] for o, s in zip(last[1:], axis[1:], strict=True)):
-            found[-1] = (last[0] * axis[0], *axis[1:])
-        else:
-            found.append(axis)
-    found = found or [(1,) + (0,) * operands]
-    count = 1
-    for axis in found:
-        count *= axis[0]
-    return count, tuple(v for axis in reversed(found) for v in axis)
 
 
 def _with_strides(kept: Ints, operand: int, step: int) -> Ints:
