@@ -204,7 +204,7 @@ std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, C
   std::vector<ConvEstimate> found{direct<T>(g, slot, axes, inputs, outputs),
                                   channels<T>(g, slot, axes, inputs, outputs, false)};
   const bool rounds = rounds_to_bf16<T>(asked);  // a rounded copy of the weights would cost what columns save
-  if (slot == ConvSlot::x && !rounds && with_copy_bytes<T>(g) > kCacheBytes / 2)
+  if (slot == ConvSlot::x && !rounds && with_copy_bytes<T>(g) >= kCacheBytes / 8)
     found.push_back(columns<T>(g, inputs, outputs));
   if (rounds && bf16_table()) found.push_back(channels<T>(g, slot, axes, inputs, outputs, true));
   const bool with_fft = asked == ConvAlgorithm::fft || asked == ConvAlgorithm::fast ||
