@@ -7,6 +7,7 @@ import pytest
 
 import gankernels as gk
 from gankernels import backends, nn, optim
+from gankernels.optim.flat import share_gradients
 
 OPTIMIZERS = {
     "adam": lambda p: optim.Adam(p, 1e-2, weight_decay=0.1),
@@ -163,3 +164,35 @@ def test_networks_of_two_dtypes_and_single_parameters_stay_as_they_are():
     assert opt.flat_group() is None
     assert mixed[0].numpy is not None
     assert (_host(mixed[0]) == 0.0).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_networks_that_share_the_buffer_of_their_gradients_are_trained_to_the_same_bits(name):
+    found = []
+    for shared in (False, True):
+        nets = [_net(), nn.Linear(3, 20, generator=gk.Generator(2))]
+        for net in nets:
+            optim.flatten(net.parameters())
+        opts = [OPTIMIZERS[name](net.parameters()) for net in nets]
+        groups = [opt.flat_group() for opt in opts]
+        if shared:
+            share_gradients(*groups)
+        for i in range(4):
+            for net, opt in zip(nets, opts, strict=True):
+                _step(net, opt, i)
+        addresses = {int(g.gradient.numpy().ctypes.data) for g in groups}
+        assert len(addresses) == (1 if shared else 2)
+        found.append([_host(t) for net in nets for t in net.parameters()] + [t for o in opts for t in _tensors(o)])
+    for a, b in zip(*found, strict=True):
+        assert np.array_equal(_host(a), _host(b))
+
+
+def test_groups_of_several_dtypes_or_without_a_buffer_share_nothing():
+    nets = [_net(), _net().double()]
+    for net in nets:
+        optim.flatten(net.parameters())
+    groups = [optim.SGD(net.parameters(), 0.1).flat_group() for net in nets]
+    share_gradients(*groups)
+    share_gradients(groups[0], None)
+    share_gradients(None, None)
+    assert [g.gradient.dtype for g in groups] == [np.float32, np.float64]

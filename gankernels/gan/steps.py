@@ -15,6 +15,7 @@ from gankernels.ops import Generator, Replay, items
 from gankernels.ops import sum as total
 from gankernels.ops.update import clamp_, copy_parts_
 from gankernels.optim import flatten
+from gankernels.optim.flat import share_gradients
 
 __all__ = ["Updates"]
 
@@ -67,6 +68,7 @@ class Updates:
             flatten(parameters)
         self.d_optimizer = make_optimizer(self.d_parameters, config.d_optimizer)
         self.g_optimizer = make_optimizer(self.g_parameters, config.g_optimizer)
+        share_gradients(self.d_optimizer.flat_group(), self.g_optimizer.flat_group())
         self.rng = {name: Generator(config.seed).spawn(i) for i, name in enumerate(STREAMS)}
         self.losses: dict[str, float] = {}
         self.reading = True

@@ -17,7 +17,7 @@ from gankernels.backends.device_array import DeviceArray
 from gankernels.ops.creation import zeros_like
 from gankernels.ops.update import copy_, copy_parts_
 
-__all__ = ["FlatGroup", "flatten", "shared_buffer"]
+__all__ = ["FlatGroup", "flatten", "share_gradients", "shared_buffer"]
 
 _ALIGNED = 16  # elements: a cache line of float32
 
@@ -80,6 +80,19 @@ def shared_buffer(group: Sequence[Tensor]) -> Any:
     return buffer if all(fits) else None
 
 
+def share_gradients(*groups: FlatGroup | None) -> None:
+    """Let the gradients of groups whose steps never overlap lie in one buffer; not if their parameters differ in kind.
+
+    Between the parameters lie gradients of other groups then, and no zeros in their states either: nobody reads them.
+    """
+    found = [g for g in groups if g is not None]
+    if len({(g.buffer.dtype, g.buffer.device) for g in found}) != 1:
+        return
+    largest = max(found, key=lambda g: g.buffer.shape[0])
+    for g in found:
+        g._lender = None if g is largest else largest
+
+
 class FlatGroup:
     """The parameters of a group that share a buffer, their gradients and states in buffers of the same layout."""
 
@@ -88,8 +101,9 @@ class FlatGroup:
         self.arrays = [p.data for p in group]
         self.shapes = [p.shape for p in group]
         self.buffer = Tensor(buffer)
-        self.gradient = zeros_like(self.buffer)
-        self.gradients = [Tensor(v) for v in _views(self.gradient.data, self.shapes)]
+        self._lender: FlatGroup | None = None
+        self._gradient: Tensor | None = None
+        self._gradients: list[Tensor] = []
         self._state: dict[str, Any] = {}
         self._states: list[dict[str, Any]] = []
 
@@ -98,6 +112,23 @@ class FlatGroup:
         """The group's, or None if its parameters do not share a buffer."""
         buffer = shared_buffer(group)
         return None if buffer is None else FlatGroup(group, buffer)
+
+    @property
+    def gradient(self) -> Tensor:
+        """A buffer for the gradients, of the same layout."""
+        if self._gradient is None:
+            if self._lender is None:
+                self._gradient = zeros_like(self.buffer)
+            else:
+                self._gradient = Tensor(self._lender.gradient.data[: self.buffer.shape[0]])
+        return self._gradient
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The parameters' views of `gradient`."""
+        if not self._gradients:
+            self._gradients = [Tensor(v) for v in _views(self.gradient.data, self.shapes)]
+        return self._gradients
 
     def fits(self, group: Sequence[Tensor]) -> bool:
         """These are the parameters, still in the buffer."""
