@@ -98,7 +98,8 @@ def test_few_positions_read_large_weights_where_they_lie() -> None:
     arrays = draw(g, integers=True)
     np.testing.assert_array_equal(run(g, "x", arrays, "auto"), run(g, "x", arrays, "channels"))
     assert gk.conv_plan((64, 512, 8, 8), (1024, 512, 4, 4), stride=2, padding=1, slot="x").path == "channels"
-    assert gk.conv_plan((1, 128, 8, 8), (256, 128, 4, 4), stride=2, padding=1, slot="x").path == "channels"
+    assert gk.conv_plan((1, 128, 8, 8), (256, 128, 4, 4), stride=2, padding=1, slot="x").path == "im2col"
+    assert gk.conv_plan((1, 128, 16, 16), (256, 128, 4, 4), stride=2, padding=1, slot="x").path == "channels"
 
 
 def test_a_path_asked_for_by_name_is_taken() -> None:
