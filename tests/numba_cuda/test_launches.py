@@ -82,3 +82,9 @@ def test_a_launch_of_known_grid_configures_nothing(launches: list[str]) -> None:
         cuda_numba.unary("square", x, x)
     assert launches == ["unary_kernel"] * 3
     assert launching.start.cache_info().misses == 1
+
+
+def test_warming_up_compiles_the_kernel_of_chains_too(launches: list[str]) -> None:
+    with gk.device("cuda"):
+        gk.warmup(gk.nn.Linear(3, 2), (4, 3))
+    assert "chain_kernel" in launches
