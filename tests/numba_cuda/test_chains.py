@@ -122,6 +122,18 @@ def test_kernels_that_are_not_elementwise_are_passed_only_by_what_they_do_not_to
     assert again(work, [x, y, z, other], monkeypatch) == ["chain_kernel", "matmul_kernel", "chain_kernel"]
 
 
+def test_a_sum_in_two_steps_keeps_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = cuda_numba.from_host(normals((1, 200 * launching.THREADS), np.float32))
+    y = cuda_numba.from_host(np.zeros((1, 1), np.float32))
+
+    def work() -> None:
+        cuda_numba.sum(x, y)
+        cuda_numba.unary("square", y, y)
+        cuda_numba.unary("negate", y, y)
+
+    assert again(work, [y], monkeypatch) == ["sum_kernel", "sum_kernel", "chain_kernel"]
+
+
 def test_arrays_of_whole_numbers_and_large_ones_keep_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain, "_MOST_ELEMENTS", 7)
     x, i = (cuda_numba.from_host(np.arange(8).astype(t)) for t in (np.float32, np.int64))

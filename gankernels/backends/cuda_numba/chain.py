@@ -83,9 +83,10 @@ def decoded(launched: Any, arguments: Sequence[Any]) -> Instruction | None:
         return None
     op = _members[launched]
     memory = [a for a in arguments if is_memory(a)]
-    T = memory[0 if op.startswith("compare") else -1].dtype.type
-    if T not in (np.float32, np.float64):
+    dtypes = {m.dtype.type for m in memory} - {np.bool_}
+    if len(dtypes) != 1 or not dtypes <= {np.float32, np.float64}:  # sums of large arrays pass through double
         return None
+    (T,) = dtypes
     loop, *numbers = arguments[len(memory) :]
     terms = (1, 0)
     if op == "sum":
