@@ -132,8 +132,10 @@ def test_sequential_joins_a_normalisation_with_what_is_behind_it(training: bool)
             assert "dropout" not in y.node.inputs[0].node.op
         outputs.append(y.detach().numpy())
         running.append(net[1].running_var.numpy())
-    np.testing.assert_array_equal(*outputs)
-    np.testing.assert_array_equal(*running)
+    # statistics that the convolution gathers are added up in another order
+    rounded = 1e-6 if hasattr(gk.backends.get(), "conv_moments") else 0.0
+    np.testing.assert_allclose(*outputs, rtol=rounded, atol=4 * rounded)
+    np.testing.assert_allclose(*running, rtol=rounded)
 
 
 def test_an_evaluated_normalisation_has_the_gradient_of_its_operations() -> None:

@@ -61,6 +61,9 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::register_exception<cuda::OutOfMemory>(m, "OutOfMemoryError", PyExc_MemoryError);
 
 #include "bind_kernels.inc"
+  GK_BIND(m, conv_moments);
+  GK_BIND(m, conv_transpose_moments);
+  GK_BIND(m, upsample_conv_moments);
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NativeView>(m, "NativeView", "a DeviceArray as kernels see it");

@@ -118,6 +118,21 @@ void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const 
   conv_transpose_then(y, w, x, g, a, epilogue_of(x, bias, slope, p, seed, offset));
 }
 
+template <class T>
+void conv_moments(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a, View<T> mean,
+                  View<T> variance, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+  with_moments(y, mean, variance, epilogue_of(y, bias, slope, p, seed, offset),
+               [&](const Epilogue<T>& after) { conv_then(x, w, y, g, a, after); });
+}
+
+template <class T>
+void conv_transpose_moments(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
+                            View<T> mean, View<T> variance, View<const T> bias, double slope, double p, uint64_t seed,
+                            uint64_t offset) {
+  with_moments(x, mean, variance, epilogue_of(x, bias, slope, p, seed, offset),
+               [&](const Epilogue<T>& after) { conv_transpose_then(y, w, x, g, a, after); });
+}
+
 #define GK_INSTANTIATE(T)                                                                                             \
   template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);                   \
   template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);         \
@@ -127,7 +142,11 @@ void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const 
   template void conv_epilogue<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,           \
                                  View<const T>, double, double, uint64_t, uint64_t);                                  \
   template void conv_transpose_epilogue<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm, \
-                                           View<const T>, double, double, uint64_t, uint64_t);
+                                           View<const T>, double, double, uint64_t, uint64_t);                        \
+  template void conv_moments<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm, View<T>,   \
+                                View<T>, View<const T>, double, double, uint64_t, uint64_t);                          \
+  template void conv_transpose_moments<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,  \
+                                          View<T>, View<T>, View<const T>, double, double, uint64_t, uint64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

@@ -102,6 +102,10 @@ bool run(Gather<T>& g) {
   for (const GatherAxis& a : g.axis) total *= int64_t(a.tiles) * a.phases;
   GK_CHECK(total <= INT_MAX, "more tiles than a grid has blocks");
   const auto blocks = static_cast<unsigned>(total);
+  if (g.after.moments != nullptr) {
+    const int64_t tiles = total / (g.groups * ceil_divide(g.outputs, plan.outputs));
+    g.after.found = g.after.moments->found(tiles * kDirectWarps);
+  }
   launch({dim3(blocks), dim3(kDirectThreads), DirectSizes<T>(g, 8).bytes}, kernel_of<T>(plan), g);
   return true;
 }

@@ -61,7 +61,7 @@ __device__ inline Gathered gathered(const GatherAxis& a, const PhaseAxis& phase,
   return g;
 }
 
-constexpr int kDirectThreads = 128;
+constexpr int kDirectThreads = 128, kDirectWarps = kDirectThreads / kWarpSize;
 constexpr int64_t kNoCell = INT64_MIN;
 
 // Elements of shared memory, in the order in which they lie there; offsets first, they need 8 bytes.
@@ -103,8 +103,18 @@ __global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Ga
   }
   const int o0 = next((g.outputs + TO - 1) / TO) * TO, group = next(g.groups);
   const T* const in = g.in + rest * g.in_image + int64_t(group) * g.channels * g.in_channel;
+  const int64_t channel = int64_t(group) * g.outputs + o0;
+  const auto found = [&] {  // by this warp; outputs of all groups lie side by side
+    int64_t tiles = 1;      // of an image
+    for (const GatherAxis& a : g.axis) tiles *= int64_t(a.tiles) * a.phases;
+    const int64_t tile = blockIdx.x - divide(blockIdx.x, tiles) * tiles;
+    return g.after.found + ((rest * tiles + tile) * kDirectWarps + warp) * g.groups * g.outputs + channel;
+  };
   const bool empty = first[0] >= at[0].count || first[1] >= at[1].count || first[2] >= at[2].count;
-  if (empty) return;  // a phase with fewer positions than the largest
+  if (empty) {  // a phase with fewer positions than the largest
+    if (g.after.found != nullptr && lane < TO && o0 + lane < g.outputs) found()[lane] = {0, 0, 0};
+    return;
+  }
   int cell0[3];
   for (int i = 0; i < 3; ++i) cell0[i] = at[i].origin + first[i] * g.axis[i].step;
 
@@ -125,7 +135,7 @@ __global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Ga
   const auto fetch = [&](int c) {
     T* const to = cells + c % 2 * size.cells;
     const T* const from = in + c * g.in_channel;
-    for (int r = warp; r < size.rows; r += kDirectThreads / kWarpSize) {
+    for (int r = warp; r < size.rows; r += kDirectWarps) {
       const int64_t offset = row_offset[r];
       for (int x = lane; x < g.axis[2].window; x += kWarpSize) {
         const int w = cell0[2] + x;
@@ -185,10 +195,11 @@ __global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Ga
   cp_async_wait<0>();
 
   const int d = first[0] + td, h = first[1] + th, w = first[2] + segment * TW;
-  if (!works || d >= at[0].count || h >= at[1].count) return;
-  T* const to = g.out + rest * g.out_image + (int64_t(group) * g.outputs + o0) * g.out_channel + at[0].out + at[1].out +
-                at[2].out + d * g.axis[0].out + h * g.axis[1].out + w * g.axis[2].out;
-  const int64_t channel = int64_t(group) * g.outputs + o0;
+  const bool stores = works && d < at[0].count && h < at[1].count;
+  const bool gathers = g.after.found != nullptr;
+  if (!stores && !gathers) return;
+  T* const to = g.out + rest * g.out_image + channel * g.out_channel + at[0].out + at[1].out + at[2].out +
+                d * g.axis[0].out + h * g.axis[1].out + w * g.axis[2].out;
   GK_UNROLL
   for (int o = 0; o < TO; ++o) {
     if (o0 + o >= g.outputs) continue;
@@ -208,9 +219,16 @@ __global__ void __launch_bounds__(kDirectThreads, 3) conv_direct_kernel(const Ga
         sum[i][o] = value[0];
       }
     }
+    MomentSums<T> sums;
     GK_UNROLL
-    for (int i = 0; i < TW; ++i)
-      if (w + i < at[2].count) line[i * g.axis[2].out] = sum[i][o];
+    for (int i = 0; i < TW; ++i) {
+      if (!stores || w + i >= at[2].count) continue;
+      line[i * g.axis[2].out] = sum[i][o];
+      if (gathers) sums.add(sum[i][o]);
+    }
+    if (!gathers) continue;
+    const MomentState<T> moments = joined_lanes<1, kWarpSize / 2>(sums.state());
+    if (lane == 0) found()[o] = moments;
   }
 }
 

@@ -79,6 +79,7 @@ void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
     p.b.line.stride[0] = w.stride[0], p.b.batch.stride[0] = outputs * w.stride[0];
     std::copy_n(w.stride + 1, 4, p.b.inner.stride);
     p.c = y.data + first * y.stride[0], p.after = after;
+    p.after.moments = nullptr;  // of all images together they are another pass
     set_volume(y, outputs, p.c_m, p.c_n, p.c_batch);
     run_gemm(p, Precision::fma);
   });

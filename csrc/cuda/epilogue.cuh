@@ -6,6 +6,7 @@
 #include "../core/view.hpp"
 #include "activation.cuh"
 #include "counters.cuh"
+#include "moments.cuh"
 #include "philox.cuh"
 
 namespace gk::cuda {
@@ -21,11 +22,22 @@ struct Epilogue {
   uint32_t threshold = 0;
   uint64_t seed = 0;
   Counter counter{};
+  StoredMoments<T>* moments = nullptr;  // on the host: asked for, where a kernel holds them when it stores y
+  MomentState<T>* found = nullptr;      // on the device: (pieces, channels), of what was stored
 };
 
 // For the kernel that this thread queues next; arguments as in core/epilogues.inc.
 template <class T>
 Epilogue<T> epilogue_of(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+
+// The same for run(epilogue), which may gather the moments of y.
+template <class T, class Run>
+void with_moments(View<T> y, View<T> mean, View<T> variance, Epilogue<T> after, Run run) {
+  StoredMoments<T> moments(y.shape[1]);
+  after.moments = &moments;
+  run(after);
+  moments.join(y, mean, variance);
+}
 
 // The Philox words of elements first ... first + N - 1, where `first` is a multiple of kAlign: whole blocks are drawn
 // and shifted into place, so that no lane of a warp waits for another.

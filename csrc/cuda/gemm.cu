@@ -56,15 +56,19 @@ struct Selected {
   T* c;
   int a_origin[3], b_origin[3], m_extent[3], k_extent[3];
   int64_t m, k, channel;  // the channel of n = 0
+  MomentState<T>* found;  // of that channel in the first tile of m
 };
 
+// `pieces`: of the moments of one entry.
 template <class T>
-__device__ void select(const Gemm<T>& g, int64_t batch, Selected<T>& s) {
+__device__ void select(const Gemm<T>& g, int64_t batch, int64_t pieces, Selected<T>& s) {
   const Place at(batch, g.batch.extent);
   s.a = g.a.data + at.outer * g.a.batch.stride[0];
   s.b = g.b.data + at.outer * g.b.batch.stride[0];
   s.c = g.c + at.offset(g.c_batch);
   s.m = g.m.outer, s.k = g.k.outer, s.channel = at.outer * g.n.outer;
+  const int64_t phase = (int64_t(at.digit[0]) * g.batch.extent[1] + at.digit[1]) * g.batch.extent[2] + at.digit[2];
+  s.found = g.after.found + phase * pieces * g.batch.outer * g.n.outer + s.channel;
   for (int axis = 0; axis < 3; ++axis) {
     int64_t position = at.digit[axis];
     s.m_extent[axis] = g.m.extent[axis], s.k_extent[axis] = g.k.extent[axis];
@@ -120,20 +124,21 @@ __device__ void load_slice(const T* data, const Operand<T>& o, const Entry* line
   }
 }
 
-// Neighbours along m, at once where they are neighbours in memory too; `channel` is that of the first.
+// Neighbours along m, at once where they are neighbours in memory too; `channel` is that of the first. `values` become
+// what is stored.
 template <class T, int kCount>
 __device__ void store(const Gemm<T>& g, bool is_result, T* to, const int64_t* offset, int64_t left, int64_t channel,
-                      const T (&values)[kCount]) {
+                      T (&values)[kCount]) {
   const bool accumulate = is_result && g.accumulate, finishes = is_result && g.after.y != nullptr;
   if constexpr (kCount > 1) {
     bool packed = !accumulate && left >= kCount && reinterpret_cast<uintptr_t>(to + offset[0]) % 16 == 0;
     GK_UNROLL
     for (int v = 1; v < kCount; ++v) packed &= offset[v] == offset[0] + v;
     if (packed) {
+      if (finishes) finish<kCount>(g.after, values, to + offset[0], channel, g.channels_along_m);
       Pack<T, kCount> p;
       GK_UNROLL
       for (int v = 0; v < kCount; ++v) p.value[v] = values[v];
-      if (finishes) finish<kCount>(g.after, p.value, to + offset[0], channel, g.channels_along_m);
       store_pack<kCount>(to + offset[0], p);
       return;
     }
@@ -143,7 +148,7 @@ __device__ void store(const Gemm<T>& g, bool is_result, T* to, const int64_t* of
     if (v >= left) continue;
     T value[1] = {accumulate ? to[offset[v]] + values[v] : values[v]};
     if (finishes) finish<1>(g.after, value, to + offset[v], channel + (g.channels_along_m ? v : 0), 0);
-    to[offset[v]] = value[0];
+    to[offset[v]] = values[v] = value[0];
   }
 }
 
@@ -163,6 +168,12 @@ struct Storage {
   Selected<T> at;
 };
 
+// Where the moments go that the threads of a piece of the tile from (m0, n) on stored of column n.
+template <class Tile, class T>
+__device__ MomentState<T>* found_at(const Gemm<T>& g, const Selected<T>& s, int64_t m0, int piece, int64_t n) {
+  return s.found + (m0 / Tile::BM * Tile::kPieces + piece) * g.batch.outer * g.n.outer + n;
+}
+
 // parts == 1: writes c; else writes the parts' sums to partial(part, batch, n, m).
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
@@ -178,10 +189,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int64_t m_tile = rest - divide(rest, tiling.m_tiles) * tiling.m_tiles;
   rest = divide(rest, tiling.m_tiles);
   const int64_t batch = divide(rest, tiling.parts), part = rest - batch * tiling.parts;
-  if (threadIdx.x == 0) select(g, batch, s.at);
+  if (threadIdx.x == 0) select(g, batch, tiling.m_tiles * Tile::kPieces, s.at);
   __syncthreads();
   const int64_t m0 = m_tile * Tile::BM;
-  if (m0 >= s.at.m) return;  // a phase with fewer cells than the largest
+  if (m0 >= s.at.m) {  // a phase with fewer cells than the largest
+    if (g.after.found != nullptr)
+      for (int i = threadIdx.x; i < Tile::BN * Tile::kPieces; i += kThreads)
+        if (n0 + i % Tile::BN < n_count) *found_at<Tile>(g, s.at, m0, i / Tile::BN, n0 + i % Tile::BN) = {0, 0, 0};
+    return;
+  }
 
   const auto inner = [&](int64_t slice) {  // by the first kSlice threads
     const int64_t k = slice * kSlice + threadIdx.x;
@@ -231,10 +247,23 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const bool is_result = tiling.parts == 1;
   T* const to = is_result ? s.at.c : partial;
   const int64_t m_left = s.at.m - m0, n_left = n_count - n0;
-  tile.for_each([&](int m, int n, const auto& values) {
-    const int64_t channel = g.channels_along_m ? m0 + m : s.at.channel + n0 + n;
-    if (n < n_left) store(g, is_result, to + s.c_n[n], s.c_m + m, m_left - m, channel, values);
-  });
+  const bool gathers = g.after.found != nullptr;
+  MomentSums<T> sums;
+  tile.for_each(
+      [&](int m, int n, auto& values) {
+        if (n >= n_left) return;
+        const int64_t channel = g.channels_along_m ? m0 + m : s.at.channel + n0 + n;
+        store(g, is_result, to + s.c_n[n], s.c_m + m, m_left - m, channel, values);
+        int64_t left = gathers ? m_left - m : 0;
+        for (const T value : values)
+          if (left-- > 0) sums.add(value);
+      },
+      [&](int n) {
+        if (!gathers) return;
+        const MomentState<T> moments = joined_lanes<Tile::kFirstLane, Tile::kLastLane>(sums.state());
+        sums = MomentSums<T>();
+        if (n < n_left && Tile::leads()) *found_at<Tile>(g, s.at, m0, Tile::piece(), n0 + n) = moments;
+      });
 }
 
 // c = sum over parts in order, one thread an element.
@@ -278,8 +307,12 @@ void run_tiles(const Gemm<T>& g) {
   tiling.total = tiles * tiling.parts;
   GK_CHECK(tiling.total <= INT_MAX, "more tiles than a grid has blocks");
   const auto blocks = static_cast<unsigned>(tiling.total);
-  if (tiling.parts == 1)
-    return launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, g, tiling, static_cast<T*>(nullptr));
+  if (tiling.parts == 1) {
+    Gemm<T> whole = g;
+    if (g.after.moments != nullptr)
+      whole.after.found = g.after.moments->found(batches / g.batch.outer * tiling.m_tiles * Tile::kPieces);
+    return launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, whole, tiling, static_cast<T*>(nullptr));
+  }
   Scratch<T> partial(tiling.parts * results);
   launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, g, tiling, partial.data());
   const auto adders = static_cast<unsigned>(std::min<int64_t>(ceil_divide(results, 256), 4096));

@@ -46,9 +46,9 @@ struct FmaTile {
     }
   }
 
-  // results(m, n, values of m, m + 1, ...)
-  template <class F>
-  __device__ void for_each(F results) const {
+  // For one column n after the other results(m, n, values of m, m + 1, ...), then done(n).
+  template <class F, class D>
+  __device__ void for_each(F results, D done) const {
     GK_UNROLL
     for (int j = 0; j < TN; ++j) {
       GK_UNROLL
@@ -58,8 +58,15 @@ struct FmaTile {
         for (int v = 0; v < V; ++v) values[v] = sum[i + v][j];
         results(m(i), n(j), values);
       }
+      done(n(j));
     }
   }
+
+  // The lanes that share a column, and how many such groups do.
+  static constexpr int kFirstLane = 1, kLastLane = (kColumns < 32 ? kColumns : 32) / 2,
+                       kPieces = kColumns < 32 ? 1 : kColumns / 32;
+  static __device__ int piece() { return threadIdx.x % kColumns / 32; }
+  static __device__ bool leads() { return threadIdx.x % (2 * kLastLane) == 0; }
 };
 
 // Tensor cores: warps are stacked along m, each owns 32 x BN results as 2 x BN/8 products of 16x8. A product sums over
@@ -68,7 +75,7 @@ struct FmaTile {
 template <int BM_, int BN_, Precision kPrecision>
 struct MmaTile {
   using Element = float;
-  static constexpr int BM = BM_, BN = BN_, kThreads = BM, kBlocks = 3, kStages = 3, kPadM = 8,
+  static constexpr int BM = BM_, BN = BN_, kThreads = BM, kBlocks = 4, kStages = 3, kPadM = 8,
                        kPadN = BN % 32 == 8 ? 0 : 8, kTilesM = 2, kTilesN = BN / 8,
                        kSteps = kPrecision == Precision::tf32 ? 2 : 1;
   static_assert((BM + kPadM) % 16 == 8 && (BN + kPadN) % 16 == 8, "bank conflicts");
@@ -99,20 +106,29 @@ struct MmaTile {
     }
   }
 
-  template <class F>
-  __device__ void for_each(F results) const {
+  template <class F, class D>
+  __device__ void for_each(F results, D done) const {
     GK_UNROLL
     for (int j = 0; j < kTilesN; ++j) {
       GK_UNROLL
-      for (int i = 0; i < kTilesM; ++i) {
+      for (int column = 0; column < 2; ++column) {
+        const int n = j * 8 + lane() % 4 * 2 + column;
         GK_UNROLL
-        for (int r = 0; r < 4; ++r) {
-          const float value[1] = {sum[i][j][r]};
-          results(row(i) + r / 2 * 8, j * 8 + lane() % 4 * 2 + r % 2, value);
+        for (int i = 0; i < kTilesM; ++i) {
+          GK_UNROLL
+          for (int half = 0; half < 2; ++half) {
+            float value[1] = {sum[i][j][half * 2 + column]};
+            results(row(i) + half * 8, n, value);
+          }
         }
+        done(n);
       }
     }
   }
+
+  static constexpr int kFirstLane = 4, kLastLane = 16, kPieces = kThreads / 32;
+  static __device__ int piece() { return threadIdx.x / 32; }
+  static __device__ bool leads() { return lane() < 4; }
 
  private:
   // Rounded factors of the lines `line` and, with two halves, `line` + 8.

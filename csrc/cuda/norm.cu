@@ -1,12 +1,12 @@
-// Batch normalisation over (N, L) for each channel of x(N, C, L), on reduce.cuh. A thread sums differences from its
-// first element, so a large mean costs no digits; threads and chunks are joined by the formula of Chan, Golub, LeVeque
-// (1979). An epilogue is part of the pass that writes y, and its gradient of both backward passes.
+// Batch normalisation over (N, L) for each channel of x(N, C, L), on reduce.cuh and moments.cuh. An epilogue is part of
+// the pass that writes y, and its gradient of both backward passes.
 #include "../core/error.hpp"
 #include "epilogue.cuh"
 #include "epilogue.hpp"
 #include "index.cuh"
 #include "kernels.hpp"
 #include "map.cuh"
+#include "moments.cuh"
 #include "reduce.cuh"
 
 namespace gk::cuda {
@@ -14,43 +14,39 @@ namespace {
 
 template <class T>
 struct Moments {
-  struct State {
-    double count, mean, square_sum;
-  };
-  struct Running {
-    double count, shift, sum, square_sum;
-  };
+  using State = MomentState<double>;
+  using Running = MomentSums<double>;
   const T* x;
   T *mean, *variance;
   int64_t mean_step, variance_step;
 
-  __device__ Running start(int64_t) const { return {0, 0, 0, 0}; }
-  __device__ void add(Running& s, const int64_t (&offset)[1]) const {
-    const double v = static_cast<double>(x[offset[0]]);
-    if (s.count == 0) s.shift = v;
-    const double d = v - s.shift;
-    s.count += 1;
-    s.sum += d;
-    s.square_sum = multiply_add(d, d, s.square_sum);
-  }
-  __device__ State state(const Running& s) const {
-    if (s.count == 0) return {0, 0, 0};
-    const double d = s.sum / s.count;
-    return {s.count, s.shift + d, s.square_sum - s.sum * d};
-  }
-  __device__ void join(State& a, const State& b) const {
-    const double total = a.count + b.count;
-    if (total == 0) return;
-    const double step = b.mean - a.mean, share = b.count / total;
-    a.mean += step * share;
-    a.square_sum += b.square_sum + step * step * (a.count * share);
-    a.count = total;
-  }
+  __device__ Running start(int64_t) const { return Running(); }
+  __device__ void add(Running& s, const int64_t (&offset)[1]) const { s.add(static_cast<double>(x[offset[0]])); }
+  __device__ State state(const Running& s) const { return s.state(); }
+  __device__ void join(State& a, const State& b) const { a.join(b); }
   __device__ void finish(const State& s, int64_t c) const {
     mean[c * mean_step] = static_cast<T>(s.mean);
     variance[c * variance_step] =
         static_cast<T>(s.square_sum > 0 || s.square_sum != s.square_sum ? s.square_sum / s.count : 0.0);
   }
+};
+
+// The same from the moments of pieces.
+template <class T>
+struct FoundMoments {
+  using State = MomentState<double>;
+  using Running = State;
+  Moments<T> moments;
+  const MomentState<T>* found;
+
+  __device__ Running start(int64_t) const { return {0, 0, 0}; }
+  __device__ void add(Running& s, const int64_t (&offset)[1]) const {
+    const MomentState<T> piece = found[offset[0]];
+    s.join({static_cast<double>(piece.count), static_cast<double>(piece.mean), static_cast<double>(piece.square_sum)});
+  }
+  __device__ State state(const Running& s) const { return s; }
+  __device__ void join(State& a, const State& b) const { a.join(b); }
+  __device__ void finish(const State& s, int64_t c) const { moments.finish(s, c); }
 };
 
 // The cotangent of the normalised element, of what is given: it, or that of y after an epilogue and y.
@@ -248,6 +244,27 @@ void channel_moments(View<const T> x, View<T> mean, View<T> variance) {
 }
 
 template <class T>
+MomentState<T>* StoredMoments<T>::found(int64_t pieces) {
+  pieces_ = pieces;
+  return found_.emplace(pieces * channels_).data();
+}
+
+template <class T>
+void StoredMoments<T>::join(View<T> y, View<T> mean, View<T> variance) const {
+  const Moments<T> moments{y.data, mean.data, variance.data, mean.stride[0], variance.stride[0]};
+  if (pieces_ == 0) {
+    View<const T> rows{y.data, 3, {y.shape[0], y.shape[1], 1}, {}};
+    for (int i = 2; i < y.rank; ++i) rows.shape[2] *= y.shape[i];
+    rows.stride[2] = 1, rows.stride[1] = rows.shape[2], rows.stride[0] = rows.shape[1] * rows.shape[2];
+    return channel_moments(rows, mean, variance);
+  }
+  HostAxes<2> kept;
+  HostAxes<1> summed;
+  kept.push(channels_, 1, 1), summed.push(pieces_, channels_);
+  reduce<1>(FoundMoments<T>{moments, found_->data()}, kept, summed);
+}
+
+template <class T>
 void channel_affine(View<const T> x, View<const T> scale, View<const T> shift, View<T> y) {
   map(Affine<T>(), y, x, along_channels(x, scale.data, scale.stride[0]),
       along_channels(x, shift.data, shift.stride[0]));
@@ -277,6 +294,7 @@ void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, 
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \
+  template class StoredMoments<T>;                                                                                   \
   template void channel_moments<T>(View<const T>, View<T>, View<T>);                                                 \
   template void channel_affine<T>(View<const T>, View<const T>, View<const T>, View<T>);                             \
   template void batch_norm_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>,    \

@@ -88,6 +88,14 @@ void upsample_conv_epilogue(View<const T> x, View<const T> w, View<T> y, const U
 }
 
 template <class T>
+void upsample_conv_moments(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
+                           View<T> mean, View<T> variance, View<const T> bias, double slope, double p, uint64_t seed,
+                           uint64_t offset) {
+  with_moments(y, mean, variance, epilogue_of(y, bias, slope, p, seed, offset),
+               [&](const Epilogue<T>& after) { upsample_conv_then(x, w, y, g, a, after); });
+}
+
+template <class T>
 void upsample_conv_transpose(View<const T> y, View<const T> w, View<T> x, const UpsampleConvGeometry& g,
                              ConvAlgorithm a) {
   const ConvGeometry s = g.strided();
@@ -111,7 +119,10 @@ void upsample_conv_weight(View<const T> x, View<const T> y, View<T> w, const Ups
   template void upsample_conv_weight<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,          \
                                         ConvAlgorithm);                                                              \
   template void upsample_conv_epilogue<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,        \
-                                          ConvAlgorithm, View<const T>, double, double, uint64_t, uint64_t);
+                                          ConvAlgorithm, View<const T>, double, double, uint64_t, uint64_t);         \
+  template void upsample_conv_moments<T>(View<const T>, View<const T>, View<T>, const UpsampleConvGeometry&,         \
+                                         ConvAlgorithm, View<T>, View<T>, View<const T>, double, double, uint64_t,   \
+                                         uint64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

@@ -50,6 +50,10 @@ def _fit(a: DeviceArray, y: DeviceArray) -> DeviceArray:
 
 
 globals().update(kernels.compiled(native, _fit))
+# those of csrc/cuda/epilogue.hpp, which no other backend has
+conv_moments = getattr(native, "conv_moments", None)
+conv_transpose_moments = getattr(native, "conv_transpose_moments", None)
+upsample_conv_moments = getattr(native, "upsample_conv_moments", None)
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:

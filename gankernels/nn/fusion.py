@@ -15,7 +15,7 @@ from gankernels.nn.linear import Linear
 from gankernels.nn.module import Module
 from gankernels.nn.norm import BatchNorm3d
 from gankernels.nn.shape import Upsample
-from gankernels.ops.epilogue import Epilogue, fusion, set_fusion
+from gankernels.ops.epilogue import PLAIN, Epilogue, fusion, set_fusion
 
 __all__ = ["fusion", "run_together", "set_fusion"]
 
@@ -55,7 +55,8 @@ def _epilogue(modules: list[Module], at: int) -> tuple[Epilogue | None, int]:
 def run_together(modules: list[Module], at: int, x: Any) -> tuple[Tensor, int] | None:
     """The modules from `at` on that are one operation, applied to x, and where they end; None if there are none.
 
-    Upsample and a Conv of stride 1; a Linear, Conv, ConvTranspose or BatchNorm, its activation and its dropout; both.
+    Upsample and a Conv of stride 1; a Linear, Conv, ConvTranspose or BatchNorm, its activation and its dropout; both. A
+    BatchNorm behind a convolution, which may gather its statistics, and what follows it too.
     """
     if not fusion() or not isinstance(x, Tensor):
         return None
@@ -67,21 +68,27 @@ def run_together(modules: list[Module], at: int, x: Any) -> tuple[Tensor, int] |
         if not _does(core, _CONV) or not _merges(core, x):
             return None
     after, end = _epilogue(modules, end)
-    if upsample is not None:
-        factors = upsample_factors("interpolate", x, upsample.size, upsample.scale_factor)
-        with ops.hidden_values(core.hidden and core.training):
-            y = ops.upsample_conv(x, core.weight, core.bias, factors, core.padding, core.groups, after=after)
-        return y, end
-    if after is None:
-        return None
-    if _does(core, _LINEAR):
-        return ops.linear(x, core.weight, core.bias, after=after), end
-    if _does(core, _NORM):
-        return core._run(x, after), end
-    if (_does(core, _CONV) or _does(core, _TRANSPOSED)) and x.ndim == core.rank + 2:
-        with ops.hidden_values(core.hidden and core.training):
+    if upsample is None and not (_does(core, _CONV) or _does(core, _TRANSPOSED)):
+        if after is not None and _does(core, _LINEAR):
+            return ops.linear(x, core.weight, core.bias, after=after), end
+        if after is not None and _does(core, _NORM):
             return core._run(x, after), end
-    return None
+        return None
+    norm: Any = modules[end] if end < len(modules) and _does(modules[end], _NORM) else None
+    if norm is not None and norm._uses_batch:
+        after = (after or PLAIN)._replace(moments=[])
+    if upsample is None and (after is None or x.ndim != core.rank + 2):
+        return None
+    with ops.hidden_values(core.hidden and core.training):
+        if upsample is None:
+            y = core._run(x, after)
+        else:
+            factors = upsample_factors("interpolate", x, upsample.size, upsample.scale_factor)
+            y = ops.upsample_conv(x, core.weight, core.bias, factors, core.padding, core.groups, after=after)
+    if after is None or after.moments is None:
+        return y, end
+    behind, end = _epilogue(modules, end + 1)
+    return norm._run(y, behind, after.moments), end
 
 
 def _merges(conv: Any, x: Tensor) -> bool:

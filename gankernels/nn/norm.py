@@ -99,7 +99,12 @@ class _BatchNorm(_Affine):
     def forward(self, input: Tensor) -> Tensor:
         return self._run(input)
 
-    def _run(self, input: Tensor, after: Epilogue | None = None) -> Tensor:
+    @property
+    def _uses_batch(self) -> bool:
+        """Are values normalised by the statistics of their batch?"""
+        return self.training or self.running_mean is None
+
+    def _run(self, input: Tensor, after: Epilogue | None = None, moments: list[Any] | None = None) -> Tensor:
         if input.ndim not in self.ranks or input.shape[1] != self.num_features:
             axes = " or ".join(map(str, self.ranks))
             raise ValueError(
@@ -117,10 +122,11 @@ class _BatchNorm(_Affine):
             self.running_var,
             self.weight,
             self.bias,
-            self.training or self.running_mean is None,
+            self._uses_batch,
             0.0 if momentum is None else momentum,
             self.eps,
             after=after,
+            moments=moments,
         )
 
     def reset_running_stats(self) -> None:

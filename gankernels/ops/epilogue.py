@@ -56,11 +56,14 @@ class Epilogue(NamedTuple):
     p : float
     generator : Generator, optional
         Stream of the masks; the default one otherwise.
+    moments : list, optional
+        Receives the mean and the biased variance (C,) of the result, where the kernel that stores it gathers them.
     """
 
     slope: float = 1.0
     p: float = 0.0
     generator: Generator | None = None
+    moments: list[Any] | None = None
 
     def draw(self, size: int) -> tuple[int, int]:
         """Seed and first counter of a mask of so many elements; the stream moves on."""
@@ -72,8 +75,12 @@ class Epilogue(NamedTuple):
 
 PLAIN = Epilogue()
 
-#: finish(y) = what a kernel is told of the epilogue of its output y: bias, slope, p, seed, counter.
-Finish = Callable[[Any], tuple[Any, float, float, int, int]]
+
+class Finish(NamedTuple):
+    """arguments(y) = what a kernel is told of the epilogue of its output y: bias, slope, p, seed, counter."""
+
+    arguments: Callable[[Any], tuple[Any, float, float, int, int]]
+    moments: list[Any] | None = None  # of y are wanted
 
 
 def call(kernel: str, a: Any, b: Any, y: Any, *rest: Any, finish: Finish | None) -> None:
@@ -81,8 +88,11 @@ def call(kernel: str, a: Any, b: Any, y: Any, *rest: Any, finish: Finish | None)
     backend = backend_of(a)
     if finish is None:
         getattr(backend, kernel)(a, b, y, *rest)
+    elif finish.moments is None:
+        getattr(backend, kernel + "_epilogue")(a, b, y, *rest, *finish.arguments(y))
     else:
-        getattr(backend, kernel + "_epilogue")(a, b, y, *rest, *finish(y))
+        finish.moments[:] = empty_like(y, (y.shape[1],)), empty_like(y, (y.shape[1],))
+        getattr(backend, kernel + "_moments")(a, b, y, *rest, *finish.moments, *finish.arguments(y))
 
 
 def unfused(y: Tensor, after: Epilogue) -> Tensor:
@@ -103,12 +113,15 @@ def _flat(array: Any) -> Any:
 
 def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilogue | None, **filled: Tensor) -> Tensor:
     """epilogue(form.open(slot, params, **filled) + bias): y (N, O, *Y), bias (O,) or None."""
-    after = PLAIN if after is None else after
-    if bias is None and after == PLAIN:
-        return form.open(slot, params, **filled)
     names, inputs = list(filled), tuple(filled.values())
     arrays = [t.data for t in inputs]
+    after = PLAIN if after is None else after
+    if not hasattr(backend_of(arrays[0]), "conv_moments"):
+        after = after._replace(moments=None)
+    if bias is None and after == PLAIN:
+        return form.open(slot, params, **filled)
     slope, p = after.slope, after.p
+    idle = slope == 1.0 and not p
     drawn, none = NO_DRAW, empty_like(arrays[0], (0,))
 
     def finish(y: Any) -> tuple[Any, float, float, int, int]:
@@ -116,12 +129,12 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
         drawn = after.draw(y.size)
         return none if bias is None else bias.data, slope, p, *drawn
 
-    out = form.kernels[slot](*arrays, params, finish)
+    out = form.kernels[slot](*arrays, params, Finish(finish, after.moments))
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
         wants_bias = bias is not None and want[-1]
         gbias: Tensor | None = None
-        if is_recording() or after == PLAIN:
+        if is_recording() or idle:
             ct = masked(ct, p, *drawn) if p else ct
             ct = ct if slope == 1.0 else gate(ct, out, slope)
             gbias = _bias_gradient(ct) if wants_bias else None
@@ -133,8 +146,8 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
         return _pulled(form, slot, params, names, filled, ct, want, bias, gbias)
 
     inputs = inputs if bias is None else (*inputs, bias)
-    joined = "bias" if after == PLAIN else "epilogue"
-    return record(f"{form.name}.{slot}+{joined}", out, inputs, rule)
+    joined = "+epilogue" if not idle else "" if bias is None else "+bias"
+    return record(f"{form.name}.{slot}{joined}", out, inputs, rule)
 
 
 def _bias_gradient(ct: Tensor) -> Tensor:

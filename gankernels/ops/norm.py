@@ -36,8 +36,8 @@ def _kernel(
     after: Epilogue = PLAIN,
     drawn: tuple[int, int] = NO_DRAW,
 ) -> Any:
-    """`statistics`, if given, receives the mean and the biased variance; `after` draws from the counters `drawn`."""
-    mean_, variance = _moments(x)
+    """`statistics` receives mean and biased variance, or holds them; `after` draws from the counters `drawn`."""
+    mean_, variance = statistics or _moments(x)
     if statistics is not None:
         statistics[:] = mean_, variance
     backend = backend_of(x)
@@ -137,6 +137,7 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     after: Epilogue | None = None,
+    moments: list[Any] | None = None,
 ) -> Tensor:
     """Normalise every channel of x (N, C, *) over the batch and the positions, as torch.nn.functional.batch_norm.
 
@@ -150,6 +151,8 @@ def batch_norm(
         Weight of the new statistics (PyTorch's meaning: Keras's momentum is 1 minus this).
     after : Epilogue, optional
         Activation and dropout of the result, in the same pass.
+    moments : list, optional
+        The mean and the biased variance (C,) of x, arrays; they are computed if it is empty. Used when training.
 
     Raises
     ------
@@ -173,7 +176,7 @@ def batch_norm(
             raise ValueError(f"batch_norm: training needs more than one value per channel, got shape {x.shape}")
         if count == 0:
             return x3.reshape(x.shape)
-        statistics: list[Any] = []
+        statistics = [] if moments is None else moments
         y = _normalize(x3, weight, bias, params=(float(eps), statistics, after, after.draw(x.data.size)))
         _update(running_mean, statistics[0], momentum)
         _update(running_var, statistics[1], momentum, count / (count - 1))
