@@ -9,6 +9,7 @@ set(GK_CUDA_KERNELS
     csrc/cuda/conv_implicit.cu
     csrc/cuda/counters.cu
     csrc/cuda/epilogue.cu
+    csrc/cuda/factors.cu
     csrc/cuda/gather.cu
     csrc/cuda/gemm.cu
     csrc/cuda/local_conv.cu

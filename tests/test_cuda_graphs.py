@@ -12,7 +12,9 @@ from gan_toys import toy_data, toy_gan
 import gankernels as gk
 from gankernels import backends, nn, optim
 from gankernels.backends import cuda
-from gankernels.gan import Trainer, TrainerConfig
+from gankernels.gan import LossConfig, OptimizerConfig, Trainer, TrainerConfig
+from gankernels.ops import update
+from gankernels.ops.replay import again
 
 F32 = np.float32
 pytestmark = pytest.mark.skipif(
@@ -70,30 +72,98 @@ def test_a_function_becomes_one_graph_and_its_dropout_and_noise_go_on_counting()
     assert not np.array_equal(results[0][4], results[0][5])
 
 
-def test_a_step_of_the_optimizer_lies_between_graphs_and_follows_its_learning_rate() -> None:
+OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam": (optim.Adam, {"weight_decay": 0.01}),
+    "adamw": (optim.AdamW, {"weight_decay": 0.1}),
+    "sgd": (optim.SGD, {}),
+    "nesterov": (optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": (optim.RMSprop, {"momentum": 0.5, "centered": True}),
+}
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["flat", "one by one"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_of_the_optimizer_is_part_of_the_graph_and_follows_its_settings(name: str, flat: bool) -> None:
     results = []
     for replayed in (True, False):
         net = network()
-        optim.flatten(net.parameters())
-        adam = optim.Adam(net.parameters(), lr=0.1)
+        if flat:
+            optim.flatten(net.parameters())
+        make, settings = OPTIMIZERS[name]
+        optimizer = make(net.parameters(), lr=0.1, **settings)
+        schedule = optim.ExponentialLR(optimizer, 0.9)
 
-        def step(inputs: gk.Tensor, net: Any = net, adam: optim.Adam = adam) -> gk.Tensor:
-            adam.zero_grad()
+        def step(inputs: gk.Tensor, net: Any = net, optimizer: Any = optimizer, schedule: Any = schedule) -> gk.Tensor:
+            optimizer.zero_grad()
             (net(inputs) ** 2).mean().backward()
-            adam.step()
+            optimizer.step()
+            schedule.step()
             return net(inputs).detach()
 
         run = gk.Replay(step, [net]) if replayed else step
         seen = []
-        for i in range(6):
-            adam.param_groups[0]["lr"] = 0.1 / (i + 1)
+        for i in range(7):
+            if i == 5:
+                optimizer.param_groups[0]["weight_decay"] = 0.2
             seen.append(bits(run(x(i))))
-        results.append(seen)
-        assert {s["step"] for s in adam.state.values()} == {6}
+        results.append([*seen, *map(bits, net.parameters())])
+        assert {s["step"] for s in optimizer.state.values() if "step" in s} in ({7}, set())
         if isinstance(run, gk.Replay):
-            assert run.refusal is None
-            assert recording(run).graphs() == 2
+            assert (run.reason, run.refusal) == (None, None)
+            assert recording(run).graphs() == 1
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_step_that_does_other_work_than_its_graph_is_done_as_it_says_and_the_graph_follows() -> None:
+    results = []
+    for replayed in (True, False):
+        total, times = gk.zeros(4), {"done": 0}
+
+        def add(total: gk.Tensor = total, times: dict[str, int] = times) -> None:
+            times["done"] += 1
+            for _ in range(2 if times["done"] >= 6 else 1):
+                update.lerp_(total, gk.ones(4), 0.1 * times["done"])
+
+        def step(inputs: gk.Tensor, total: gk.Tensor = total, add: Any = add) -> gk.Tensor:
+            before = inputs * total
+            again(add, steady=True)
+            return before + total
+
+        run = gk.Replay(step) if replayed else step
+        seen, graphs = [], []
+        for _ in range(9):
+            seen.append(bits(run(gk.full((4,), 3.0))))
+            if isinstance(run, gk.Replay) and run.reason is None:
+                graphs.append(recording(run).graphs())
+        results.append(seen)
+        if replayed:
+            assert graphs == [1, 1, 1, 2, 3, 3, 3]  # the sixth time in two pieces
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_step_that_reads_values_lies_between_graphs_and_one_that_begins_to_is_an_error() -> None:
+    weight, seen = gk.ones(4), []
+
+    def look() -> None:
+        seen.append(float(bits(weight)[0]))
+
+    def step(inputs: gk.Tensor) -> gk.Tensor:
+        update.add_(weight, 1.0)
+        again(look, steady=True)
+        return inputs * weight
+
+    run = gk.Replay(step)
+    for _ in range(4):
+        run(x())
+    assert seen == [2.0, 3.0, 4.0, 5.0]
+    assert recording(run).graphs() == 2
+    due = gk.Replay(lambda inputs: (again(lambda: len(seen) > 6 and look(), steady=True), inputs * 2.0)[1])
+    for _ in range(3):
+        due(x())
+    seen += [0.0] * 5
+    with pytest.raises(RuntimeError, match="values of a tensor were read in a steady step"):
+        due(x())
+    assert np.array_equal(bits(run(x())), bits(x()) * 6.0)
 
 
 def test_where_graphs_are_refused_the_kernels_are_started_one_by_one_and_the_reason_is_told() -> None:
@@ -127,6 +197,67 @@ def test_the_memory_of_a_graph_is_its_own_for_its_life_and_free_afterwards() -> 
     assert all(np.isnan(bits(t)).all() for t in others)
     del run, others
     assert gk.memory_stats()["in_use"] <= before
+
+
+UNREAD = {"losses_every": 100, "log_every": 100}
+TRAININGS: dict[str, dict[str, Any]] = {
+    "cosine": {"lr_schedule": "cosine", "max_grad_norm": 0.5},
+    "clipped": {"losses": LossConfig("wasserstein", "wasserstein"), "d_steps": 2},
+    "3dgan": {"separate_updates": True, "g_steps": 2, "d_optimizer": OptimizerConfig("rmsprop")},
+    "penalty": {"losses": LossConfig("wasserstein-gp", "wasserstein-gp"), "g_optimizer": OptimizerConfig("sgd")},
+}
+
+
+def toy_trainer(directory: Any = None, **settings: Any) -> Trainer:
+    gan = toy_gan()
+    gan.replayable = True
+    return Trainer(gan, toy_data(), TrainerConfig(max_steps=12, batch=16, ema_decay=0.9, **settings), directory)
+
+
+def whole_state(t: Trainer) -> list[Any]:
+    optimizers = [o.state_dict()["state"] for o in (t.updates.d_optimizer, t.updates.g_optimizer)]
+    states = [value for o in optimizers for s in o.values() for _, value in sorted(s.items())]
+    networks = (t.gan.generator.state_dict(), t.gan.discriminator.state_dict(), t.ema.state_dict())
+    return [bits(v) if isinstance(v, gk.Tensor) else v for v in (*states, *(p for n in networks for p in n.values()))]
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
+
+
+def graphs(t: Trainer) -> dict[str, int]:
+    return {" ".join(key): recording(run).graphs() for key, run in t.updates._replays.items()}
+
+
+@pytest.mark.parametrize("settings", TRAININGS.values(), ids=TRAININGS)
+def test_every_update_of_a_trainer_is_one_graph_from_noise_to_moving_average(settings: dict[str, Any]) -> None:
+    states = []
+    for replay in (True, False):
+        t = toy_trainer(replay=replay, **UNREAD, **settings)
+        for _ in range(7):
+            t.train_step()
+        states.append(whole_state(t))
+        assert not t.updates.refused
+        assert set(graphs(t).values()) == ({1} if replay else set())
+    assert same(*states)
+
+
+def test_a_resumed_trainer_goes_on_by_graphs_with_the_counts_and_bits_of_one_that_was_not(tmp_path: Any) -> None:
+    settings = {"lr_schedule": "linear", **UNREAD}
+    t = toy_trainer(tmp_path, **settings)
+    for _ in range(5):
+        t.train_step()
+    t.save()
+    for _ in range(5):
+        t.train_step()
+    whole, later = whole_state(t), {s["step"] for s in t.updates.d_optimizer.state.values()}
+    assert later == {10}
+    for other in (t, toy_trainer(tmp_path, **settings)):  # with graphs of before, and with none
+        other.resume()
+        for _ in range(5):
+            other.train_step()
+        assert same(whole_state(other), whole)
+    assert set(graphs(t).values()) == {2}  # that of one step in pieces, which took over the states, and the whole one
 
 
 def test_a_trainer_gives_the_same_bits_by_graphs_and_reads_its_losses_when_told() -> None:

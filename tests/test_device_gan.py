@@ -77,8 +77,7 @@ def test_a_step_reads_the_device_once_for_each_update_and_nothing_large() -> Non
         t.train_step()
     finally:
         fake_cuda.to_host = to_host
-    # the losses of each update, and the norms of its gradients
-    assert len(sizes) == 2 * (t.config.d_steps + t.config.g_steps)
+    assert len(sizes) == t.config.d_steps + t.config.g_steps  # the losses of each update
     assert max(sizes) < 16
 
 

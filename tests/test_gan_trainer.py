@@ -102,7 +102,7 @@ def test_the_generators_update_computes_no_gradient_for_the_discriminators_weigh
     assert counts == {"conv_weight": 0, "conv_transpose": 1}
     assert equal(before, weights(t.gan.discriminator))
     before = weights(t.gan.generator)
-    t.updates.discriminator(real, t.updates.fakes(real))
+    t.updates.discriminator(real)
     assert counts == {"conv_weight": 2, "conv_transpose": 1}  # no gradient into the images
     del before["norm.running_mean"], before["norm.running_var"], before["norm.num_batches_tracked"]
     assert all(np.array_equal(a, t.gan.generator.state_dict()[n].numpy()) for n, a in before.items())
@@ -123,15 +123,16 @@ def test_the_gradient_of_parts_is_the_gradient_of_their_sum():
     t = trainer(**settings)
     t.gan.discriminator.drop.p = 0.0
     real = next(t.data).to(t.gan.device)
-    fake = t.updates.fakes(real)
     u = t.updates
     start = weights(t.gan.discriminator)
-    state = u.rng["penalty"].state()
+    states = {name: generator.state() for name, generator in u.rng.items()}
+    fake = u.fakes(real)
     total = u._judge(real, True) + u._judge(fake, False) + u._gradient_penalty(real, fake)
     expected = {n: g for (n, _), g in zip(t.gan.discriminator.named_parameters(),
                                           gk.grad(total, u.d_parameters), strict=True)}  # fmt: skip
-    u.rng["penalty"].restore(state)
-    u.discriminator(real, fake)
+    for name, state in states.items():
+        u.rng[name].restore(state)
+    u.discriminator(real)
     assert not abs(t.losses["d"] - total.item()) > 1e-5 * abs(total.item())
     for name, after in weights(t.gan.discriminator).items():
         change, g = start[name] - after, expected[name].numpy()

@@ -69,14 +69,13 @@ def trainer():
 
 def test_the_discriminator_has_no_gradient_of_images_and_no_work_in_the_generator(calls, trainer):
     real = next(trainer.data).to(trainer.gan.device)
-    fake = trainer.updates.fakes(real)
     calls.clear()
-    trainer.updates.discriminator(real, fake)
+    trainer.updates.discriminator(real)
     assert calls == {
-        "conv": 4,  # two layers, real and fake
+        "conv": 2 + 4,  # two layers of the generator; two layers, real and fake
         "conv_weight": 4,
         "conv_transpose": 2,  # into the first layer's output, never into the image
-        "matmul": 2 + 2 + 2,  # value, weights, input of the dense layer
+        "matmul": 1 + 2 + 2 + 2,  # the generator's dense layer; value, weights, input of the discriminator's
         "epilogue_backward": 4,
         "adam_step": 1,
     }

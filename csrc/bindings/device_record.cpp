@@ -3,62 +3,120 @@
 #include <algorithm>
 
 #include "../cuda/counters.hpp"
+#include "../cuda/factors.hpp"
 
 namespace gk {
 
 std::shared_ptr<cuda::Buffer> DeviceRecording::buffer(std::size_t bytes) {
   DeviceRecording* recording = active();
   if (!recording) return std::make_shared<cuda::Buffer>(bytes);
-  const cuda::FromArena kept(recording->memory_->arrays);
+  const cuda::FromArena kept(recording->memory_ ? recording->memory_->arrays : nullptr);
   auto made = std::make_shared<cuda::Buffer>(bytes);
   if (bytes > 0) recording->note_block(made->address(), made->block());
   return made;
 }
 
-void DeviceRecording::run(std::size_t begin, std::size_t end, const Shifts& shifts) {
-  if (begin == end) return;
-  if (const cuda::Graph* whole = graph(begin, end)) {
-    move_counters(shifts);
-    whole->launch();
-  } else {
-    Recording::run(begin, end, shifts);
+bool DeviceRecording::run(std::size_t begin, std::size_t end, const Shifts& shifts, const Steps& steps) {
+  if (begin == end && steps.empty()) return true;
+  if (Captured* whole = captured(begin, end, steps)) {
+    write(*whole, shifts, steps);
+    whole->graph->launch();
+    return true;
   }
+  for (const auto& [at, has, now] : steps) {
+    run(begin, at, shifts, {});
+    now->Recording::run(0, now->calls().size(), {});
+    begin = at;
+  }
+  if (!steps.empty()) return run(begin, end, shifts, {}), false;
+  Recording::run(begin, end, shifts);
+  return true;
 }
 
-const cuda::Graph* DeviceRecording::graph(std::size_t begin, std::size_t end) {
+// The graph of these calls, or null: it is refused, or the steps do other work than it has, and it goes.
+DeviceRecording::Captured* DeviceRecording::captured(std::size_t begin, std::size_t end, const Steps& steps) {
   if (!refusal_.empty()) return nullptr;
-  const auto found = graphs_.find({begin, end});
-  if (found != graphs_.end()) return found->second.get();
+  const Range range{begin, end, steps.size()};
+  const auto alike = [&](const std::vector<bool>* factored) {
+    std::size_t call = 0;
+    for (const auto& [at, has, now] : steps) {
+      if (!has->problem().empty() || !now->problem().empty() || has->calls().size() != now->calls().size())
+        return false;
+      for (std::size_t i = 0; i < has->calls().size(); ++i, ++call) {
+        const Call &a = has->calls()[i], &b = now->calls()[i];
+        if (a.kernel != b.kernel || a.arrays != b.arrays) return false;
+        if (factored && !(*factored)[call] && a.numbers != b.numbers) return false;
+      }
+    }
+    return begin < end || call > 0;
+  };
+  if (alike(nullptr)) {
+    std::unique_ptr<Captured>& whole = graphs_[range];
+    try {
+      if (!whole) whole = capture(begin, end, steps);
+      if (alike(&whole->factored)) return whole.get();
+    } catch (const std::runtime_error& error) {  // CudaError, OutOfMemory
+      graphs_.clear();
+      refusal_ = error.what();
+      return nullptr;
+    }
+  }
+  graphs_.erase(range);
+  return nullptr;
+}
+
+std::unique_ptr<DeviceRecording::Captured> DeviceRecording::capture(std::size_t begin, std::size_t end,
+                                                                    const Steps& steps) const {
+  auto made = std::make_unique<Captured>();
   const std::vector<std::uint64_t> all = seeds();
-  if (!moved_) moved_ = std::make_unique<cuda::Buffer>(all.size() * sizeof(std::uint64_t));
-  const auto* moved = static_cast<const std::uint64_t*>(moved_->address());
-  const auto queue = [&] {
-    for (std::size_t i = begin; i < end; ++i) {
-      const Call& call = calls()[i];
+  std::size_t n = all.size();
+  for (const auto& [at, has, now] : steps) n += has->calls().size() * cuda::kFactorWords;
+  made->words = std::make_unique<cuda::Buffer>(n * sizeof(std::uint64_t));
+  const auto* words = static_cast<const std::uint64_t*>(made->words->address());
+  const std::uint64_t* factors = words + all.size();
+  const auto queue = [&](std::size_t to) {
+    for (; begin < to; ++begin) {
+      const Call& call = calls()[begin];
       const auto at = call.seed ? std::lower_bound(all.begin(), all.end(), *call.seed) - all.begin() : 0;
-      const cuda::MovedBy counter(call.seed ? moved + at : nullptr);
+      const cuda::MovedBy counter(call.seed ? words + at : nullptr);
       call.run({});
     }
   };
-  try {
-    const cuda::FromArena kept(memory_->scratch);
-    return (graphs_[{begin, end}] = std::make_unique<cuda::Graph>(queue)).get();
-  } catch (const std::runtime_error& error) {  // CudaError, OutOfMemory
-    graphs_.clear();
-    refusal_ = error.what();
-    return nullptr;
-  }
+  const cuda::FromArena kept(memory_->scratch);
+  made->graph = std::make_unique<cuda::Graph>([&] {
+    for (const auto& [at, has, now] : steps) {
+      queue(at);
+      for (const Call& call : has->calls()) {
+        const cuda::FactorsAt there(factors);
+        call.run({});
+        made->factored.push_back(cuda::FactorsAt::taken());
+        if (made->factored.back()) factors += cuda::kFactorWords;
+      }
+    }
+    queue(end);
+  });
+  return made;
 }
 
-void DeviceRecording::move_counters(const Shifts& shifts) {
-  std::vector<std::uint64_t> by;
+void DeviceRecording::write(Captured& whole, const Shifts& shifts, const Steps& steps) const {
+  std::vector<std::uint64_t> words;
   for (const std::uint64_t seed : seeds()) {
     const auto shift = std::find_if(shifts.begin(), shifts.end(), [&](const auto& s) { return s.first == seed; });
-    by.push_back(shift == shifts.end() ? 0 : shift->second);
+    words.push_back(shift == shifts.end() ? 0 : shift->second);
   }
-  if (by == written_) return;
-  cuda::store_words(static_cast<std::uint64_t*>(moved_->address()), by.data(), static_cast<int>(by.size()));
-  written_ = by;
+  auto factored = whole.factored.begin();
+  for (const auto& [at, has, now] : steps) {
+    for (const Call& call : now->calls()) {
+      if (!*factored++) continue;
+      words.resize(words.size() + cuda::kFactorWords);
+      const cuda::FactorsTo here(words.data() + words.size() - cuda::kFactorWords);
+      call.run({});
+    }
+  }
+  if (words == whole.written) return;
+  auto* target = static_cast<std::uint64_t*>(whole.words->address());
+  cuda::store_words(target, words.data(), static_cast<int>(words.size()));
+  whole.written = std::move(words);
 }
 
 void bind_device_recording(py::module_& m) {
@@ -75,7 +133,11 @@ void bind_device_recording(py::module_& m) {
            })
       .def("graphs", &DeviceRecording::graphs, "how many were captured")
       .def("refusal", &DeviceRecording::refusal, "why calls are queued one by one, or an empty string")
-      .def("run", &DeviceRecording::run, unlocked);
+      .def(
+          "step", [](const DeviceRecording&, bool deferred) { return std::make_unique<DeviceRecording>(deferred); },
+          py::arg("deferred") = false, "for the calls of a step inside of graphs; deferred ones are noted and not run")
+      .def("run", &DeviceRecording::run, py::arg("begin"), py::arg("end"), py::arg("shifts"),
+           py::arg("steps") = DeviceRecording::Steps(), unlocked);
 }
 
 }  // namespace gk

@@ -1,10 +1,12 @@
-// Recorded calls on a GPU run as CUDA graphs: what lies between two steps in Python is one, captured when it is first
-// run. Where that is refused, the calls are queued one by one.
+// Recorded calls on a GPU run as CUDA graphs, captured when they are first run. Steps in Python lie between them, or
+// inside: then Python notes the step's calls (anew at every launch, without running them) and the graph has them, with
+// factors that are written before it starts. Where graphs are refused, the calls are queued one by one.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -22,26 +24,43 @@ struct DeviceMemory {
 
 class DeviceRecording : public Recording {
  public:
+  // A step inside of graphs: before which call it is, its calls as a graph has them, and as they are to be now.
+  using Step = std::tuple<std::size_t, const DeviceRecording*, const DeviceRecording*>;
+  using Steps = std::vector<Step>;
+
   explicit DeviceRecording(std::shared_ptr<DeviceMemory> memory) : memory_(std::move(memory)) {}
+  // The calls of a step; its arrays are ordinary ones.
+  explicit DeviceRecording(bool deferred) : Recording(deferred, true) {}
+
+  DeviceRecording(const DeviceRecording&) = delete;
+  DeviceRecording& operator=(const DeviceRecording&) = delete;
 
   static DeviceRecording* active() { return static_cast<DeviceRecording*>(Recording::active()); }
 
   // Memory of an array: the active recording's, or the cache's.
   static std::shared_ptr<cuda::Buffer> buffer(std::size_t bytes);
 
-  void run(std::size_t begin, std::size_t end, const Shifts& shifts);
+  // False: the steps did other work than the graph has; it was done as they said, between the rest.
+  bool run(std::size_t begin, std::size_t end, const Shifts& shifts, const Steps& steps);
   // Why calls are queued one by one, or "".
   const std::string& refusal() const { return refusal_; }
   std::size_t graphs() const { return graphs_.size(); }
 
  private:
-  const cuda::Graph* graph(std::size_t begin, std::size_t end);
-  void move_counters(const Shifts& shifts);
+  struct Captured {
+    std::unique_ptr<cuda::Buffer> words;  // on the device: how far every seed's counter has moved on, then factors
+    std::vector<std::uint64_t> written;   // what is there
+    std::vector<bool> factored;           // calls of the steps, in order: which have factors
+    std::unique_ptr<cuda::Graph> graph;
+  };
+  using Range = std::tuple<std::size_t, std::size_t, std::size_t>;  // begin, end, number of steps
+
+  Captured* captured(std::size_t begin, std::size_t end, const Steps& steps);
+  std::unique_ptr<Captured> capture(std::size_t begin, std::size_t end, const Steps& steps) const;
+  void write(Captured& whole, const Shifts& shifts, const Steps& steps) const;
 
   std::shared_ptr<DeviceMemory> memory_;
-  std::map<std::pair<std::size_t, std::size_t>, std::unique_ptr<cuda::Graph>> graphs_;
-  std::unique_ptr<cuda::Buffer> moved_;  // of every seed's counter, on the device
-  std::vector<std::uint64_t> written_;   // what is there
+  std::map<Range, std::unique_ptr<Captured>> graphs_;
   std::string refusal_;
 };
 

@@ -1,5 +1,5 @@
-// Calls of kernels can be recorded while they run, to be run again without Python: same arrays, same numbers, random
-// numbers from later counters. Arrays made meanwhile live in memory that belongs to the recording.
+// Calls of kernels can be recorded while they run, or instead, to be run again without Python: same arrays, same
+// numbers, random numbers from later counters. Arrays made meanwhile live in memory that belongs to the recording.
 #pragma once
 
 #include <algorithm>
@@ -51,10 +51,13 @@ using Shifts = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
 class Recording {
  public:
   struct Call {
-    std::string kernel, signature;  // equal signatures: the same work on the same arrays
+    std::string kernel, arrays, numbers;  // all equal: the same work on the same arrays
     std::function<void(const Shifts&)> run;
     std::optional<std::uint64_t> seed;  // of the random numbers that it draws
   };
+
+  // deferred: calls are noted and not run; owning: arrays that were made meanwhile stay, too.
+  explicit Recording(bool deferred = false, bool owning = false) : deferred_(deferred), owning_(owning) {}
 
   // The recording that calls of this thread are added to, if any.
   static Recording*& active() {
@@ -62,6 +65,8 @@ class Recording {
     return recording;
   }
 
+  bool deferred() const { return deferred_; }
+  const std::string& problem() const { return problem_; }
   const std::vector<Call>& calls() const { return calls_; }
   // The seeds that calls draw from.
   std::vector<std::uint64_t> seeds() const {
@@ -82,15 +87,15 @@ class Recording {
     using Values = std::tuple<std::remove_cv_t<std::remove_reference_t<A>>...>;
     constexpr std::size_t n = sizeof...(A);
     constexpr bool draws = ends_with_counter<Values>();
-    Call call{kernel, kernel, nullptr, std::nullopt};
+    Call call{kernel, {}, {}, nullptr, std::nullopt};
     const Values values(plain(a)...);
-    (describe(kernel, call.signature, a), ...);
+    (describe(call, a), ...);
     (note_written(a), ...);
     if constexpr (draws) {  // counters are compared from the first one of their seed on
       const std::uint64_t seed = std::get<n - 2>(values), counter = std::get<n - 1>(values);
       const std::uint64_t first = first_counter_.emplace(seed, counter).first->second;
-      call.signature.resize(call.signature.size() - sizeof counter);
-      append(call.signature, counter - first);
+      call.numbers.resize(call.numbers.size() - sizeof counter);
+      append(call.numbers, counter - first);
       call.seed = seed;
       call.run = [f, values, seed](const Shifts& shifts) {
         Values moved = values;
@@ -118,7 +123,7 @@ class Recording {
     for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
       if (a[i].kernel != b[i].kernel)
         return "call " + std::to_string(i) + " was " + a[i].kernel + ", then " + b[i].kernel;
-      if (a[i].signature != b[i].signature)
+      if (a[i].arrays != b[i].arrays || a[i].numbers != b[i].numbers)
         return "call " + std::to_string(i) + ", " + a[i].kernel + ", had other arrays or numbers the second time";
     }
     if (a.size() != b.size()) return std::to_string(a.size()) + " kernels ran, then " + std::to_string(b.size());
@@ -154,7 +159,8 @@ class Recording {
   }
 
   template <class T>
-  void describe(const char* kernel, std::string& s, const Held<T>& held) {
+  void describe(Call& call, const Held<T>& held) {
+    std::string& s = call.arrays;
     append(s, held.view.rank);
     for (int i = 0; i < held.view.rank; ++i) {
       append(s, held.view.shape[i]);
@@ -163,14 +169,13 @@ class Recording {
     if (held.view.size() == 0) return;
     const Place place = find(reinterpret_cast<const char*>(held.view.data));
     append(s, place);
-    if (place.block < 0)
-      owners_.push_back(py::reinterpret_borrow<py::object>(held.array));
-    else if (std::is_const_v<T> && written_.count(place.block) == 0 && problem_.empty())
-      problem_ = std::string(kernel) + " reads an array that was not filled by a kernel";
+    if (place.block < 0 || owning_) owners_.push_back(py::reinterpret_borrow<py::object>(held.array));
+    if (place.block >= 0 && std::is_const_v<T> && written_.count(place.block) == 0 && problem_.empty())
+      problem_ = call.kernel + " reads an array that was not filled by a kernel";
   }
   template <class T>
-  void describe(const char*, std::string& s, const T& number) {
-    append(s, number);
+  void describe(Call& call, const T& number) {
+    append(call.numbers, number);
   }
 
   template <class T>
@@ -187,6 +192,7 @@ class Recording {
     s.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
 
+  bool deferred_, owning_;
   std::map<const char*, std::pair<std::size_t, std::int64_t>> blocks_;  // by address: capacity, number
   std::int64_t next_block_ = 0;
   std::set<std::int64_t> written_;
@@ -196,11 +202,14 @@ class Recording {
   std::string problem_;
 };
 
-// Registers a kernel: it runs with the interpreter lock released, and is noted if this thread records.
+// Registers a kernel: it runs with the interpreter lock released, and is noted if this thread records, or noted only.
 template <class... A>
 void bind_kernel(py::module_& m, const char* name, void (*f)(A...)) {
   m.def(name, [name, f](const hold_t<A>&... a) {
-    if (Recording* recording = Recording::active()) recording->add(name, f, a...);
+    if (Recording* recording = Recording::active()) {
+      recording->add(name, f, a...);
+      if (recording->deferred()) return;
+    }
     py::gil_scoped_release release;
     f(plain(a)...);
   });

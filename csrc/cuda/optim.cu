@@ -1,7 +1,9 @@
 // Optimizer steps over contiguous parameters: hyper-parameters are folded in double on the host, then one pass, bound
 // by memory. Formulas and their order as in csrc/cpu/isa/optim.inl, hence the same bits. A state of size 0 is unused.
+// What is folded is read from device memory in graphs, so that they hold for any learning rate and count of steps.
 #include <cmath>
 
+#include "factors.cuh"
 #include "kernels.hpp"
 #include "launch.cuh"
 
@@ -11,15 +13,17 @@ namespace {
 constexpr int kThreads = 256;
 
 // One element a thread: neighbouring threads read neighbouring cells of up to five arrays, enough loads in flight.
-template <class F>
-__global__ void __launch_bounds__(kThreads) each_kernel(F f, int64_t n) {
+template <class F, class X>
+__global__ void __launch_bounds__(kThreads) each_kernel(F f, Factors<X> factors, int64_t n) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < n) f(i);
+  if (i < n) f(i, factors.value());
 }
 
-template <class F>
-void for_each(const F& f, int64_t n) {
-  launch({blocks_for(n, kThreads), kThreads}, each_kernel<F>, f, n);
+template <class F, class X>
+void for_each(const F& f, const X& given, int64_t n) {
+  with_factors(given, [&](const Factors<X>& factors) {
+    launch({blocks_for(n, kThreads), kThreads}, each_kernel<F, X>, f, factors, n);
+  });
 }
 
 template <class T>
@@ -28,23 +32,33 @@ T* state(const View<T>& v) {
 }
 
 template <class T>
+struct SgdFactors {
+  T lr, momentum, keep, decay;
+  bool nesterov, first;
+};
+
+template <class T>
 struct Sgd {
   T* p;
   const T* g;
   T* buffer;
-  T lr, momentum, keep, decay;
-  bool nesterov, first;
 
-  __device__ void operator()(int64_t i) const {
-    const T d = g[i] + decay * p[i];
+  __device__ void operator()(int64_t i, const SgdFactors<T>& by) const {
+    const T d = g[i] + by.decay * p[i];
     if (!buffer) {
-      p[i] -= lr * d;
+      p[i] -= by.lr * d;
       return;
     }
-    const T b = first ? keep * d : momentum * buffer[i] + keep * d;  // the first step ignores what the buffer held
+    // the first step ignores what the buffer held
+    const T b = by.first ? by.keep * d : by.momentum * buffer[i] + by.keep * d;
     buffer[i] = b;
-    p[i] -= lr * (nesterov ? d + momentum * b : b);
+    p[i] -= by.lr * (by.nesterov ? d + by.momentum * b : b);
   }
+};
+
+template <class T>
+struct AdamFactors {
+  T decay, weight_decay, new1, beta2, new2, step, root_scale, eps;
 };
 
 template <class T>
@@ -52,17 +66,22 @@ struct Adam {
   T* p;
   const T* g;
   T *m, *v;
-  T decay, weight_decay, new1, beta2, new2, step, root_scale, eps;
 
-  __device__ void operator()(int64_t i) const {
-    const T q = p[i] * decay;
-    const T d = g[i] + weight_decay * q;
-    const T first = m[i] + (d - m[i]) * new1;
-    const T second = v[i] * beta2 + new2 * (d * d);
+  __device__ void operator()(int64_t i, const AdamFactors<T>& by) const {
+    const T q = p[i] * by.decay;
+    const T d = g[i] + by.weight_decay * q;
+    const T first = m[i] + (d - m[i]) * by.new1;
+    const T second = v[i] * by.beta2 + by.new2 * (d * d);
     m[i] = first;
     v[i] = second;
-    p[i] = q - step * (first / (std::sqrt(second) / root_scale + eps));
+    p[i] = q - by.step * (first / (std::sqrt(second) / by.root_scale + by.eps));
   }
+};
+
+template <class T>
+struct RmspropFactors {
+  T lr, alpha, fresh, eps, decay, momentum;
+  bool has_momentum, centered;
 };
 
 template <class T>
@@ -70,37 +89,40 @@ struct Rmsprop {
   T* p;
   const T* g;
   T *v, *buffer, *grad_avg;
-  T lr, alpha, fresh, eps, decay, momentum;
 
-  __device__ void operator()(int64_t i) const {
-    const T d = g[i] + decay * p[i];
-    const T second = alpha * v[i] + fresh * (d * d);
+  __device__ void operator()(int64_t i, const RmspropFactors<T>& by) const {
+    const T d = g[i] + by.decay * p[i];
+    const T second = by.alpha * v[i] + by.fresh * (d * d);
     v[i] = second;
     T spread = second;
-    if (grad_avg) {
-      const T average = grad_avg[i] + (d - grad_avg[i]) * fresh;
+    if (by.centered) {
+      const T average = grad_avg[i] + (d - grad_avg[i]) * by.fresh;
       grad_avg[i] = average;
       spread = second - average * average;
     }
-    T update = d / (std::sqrt(spread) + eps);
-    if (buffer) {
-      update = momentum * buffer[i] + update;
+    T update = d / (std::sqrt(spread) + by.eps);
+    if (by.has_momentum) {
+      update = by.momentum * buffer[i] + update;
       buffer[i] = update;
     }
-    p[i] -= lr * update;
+    p[i] -= by.lr * update;
   }
 };
 
 // From the nearer end, so that t = 0 and t = 1 are exact.
 template <class T>
+struct LerpFactors {
+  T near, far;
+  bool from_a;
+};
+
+template <class T>
 struct Lerp {
   T* a;
   const T* b;
-  T near, far;
-  bool from_a;
 
-  __device__ void operator()(int64_t i) const {
-    a[i] = from_a ? a[i] + (b[i] - a[i]) * near : b[i] - (b[i] - a[i]) * far;
+  __device__ void operator()(int64_t i, const LerpFactors<T>& by) const {
+    a[i] = by.from_a ? a[i] + (b[i] - a[i]) * by.near : b[i] - (b[i] - a[i]) * by.far;
   }
 };
 
@@ -110,8 +132,9 @@ template <class T>
 void sgd_step(View<T> p, View<const T> g, View<T> momentum_buffer, double lr, double momentum, double dampening,
               double weight_decay, bool nesterov, int64_t step) {
   const bool first = step <= 1;
-  for_each(Sgd<T>{p.data, g.data, state(momentum_buffer), static_cast<T>(lr), static_cast<T>(momentum),
-                  static_cast<T>(first ? 1.0 : 1.0 - dampening), static_cast<T>(weight_decay), nesterov, first},
+  for_each(Sgd<T>{p.data, g.data, state(momentum_buffer)},
+           SgdFactors<T>{static_cast<T>(lr), static_cast<T>(momentum), static_cast<T>(first ? 1.0 : 1.0 - dampening),
+                         static_cast<T>(weight_decay), nesterov, first},
            p.size());
 }
 
@@ -120,26 +143,27 @@ void adam_step(View<T> p, View<const T> g, View<T> exp_avg, View<T> exp_avg_sq, 
                double eps, double weight_decay, bool decoupled, int64_t step) {
   const auto t = static_cast<double>(step);
   for_each(
-      Adam<T>{p.data, g.data, exp_avg.data, exp_avg_sq.data, static_cast<T>(decoupled ? 1.0 - lr * weight_decay : 1.0),
-              static_cast<T>(decoupled ? 0.0 : weight_decay), static_cast<T>(1.0 - beta1), static_cast<T>(beta2),
-              static_cast<T>(1.0 - beta2), static_cast<T>(lr / (1.0 - std::pow(beta1, t))),
-              static_cast<T>(std::sqrt(1.0 - std::pow(beta2, t))), static_cast<T>(eps)},
+      Adam<T>{p.data, g.data, exp_avg.data, exp_avg_sq.data},
+      AdamFactors<T>{static_cast<T>(decoupled ? 1.0 - lr * weight_decay : 1.0),
+                     static_cast<T>(decoupled ? 0.0 : weight_decay), static_cast<T>(1.0 - beta1), static_cast<T>(beta2),
+                     static_cast<T>(1.0 - beta2), static_cast<T>(lr / (1.0 - std::pow(beta1, t))),
+                     static_cast<T>(std::sqrt(1.0 - std::pow(beta2, t))), static_cast<T>(eps)},
       p.size());
 }
 
 template <class T>
 void rmsprop_step(View<T> p, View<const T> g, View<T> square_avg, View<T> momentum_buffer, View<T> grad_avg, double lr,
                   double alpha, double eps, double weight_decay, double momentum, bool centered) {
-  for_each(Rmsprop<T>{p.data, g.data, square_avg.data, momentum > 0.0 ? state(momentum_buffer) : nullptr,
-                      centered ? state(grad_avg) : nullptr, static_cast<T>(lr), static_cast<T>(alpha),
-                      static_cast<T>(1.0 - alpha), static_cast<T>(eps), static_cast<T>(weight_decay),
-                      static_cast<T>(momentum)},
+  for_each(Rmsprop<T>{p.data, g.data, square_avg.data, state(momentum_buffer), state(grad_avg)},
+           RmspropFactors<T>{static_cast<T>(lr), static_cast<T>(alpha), static_cast<T>(1.0 - alpha),
+                             static_cast<T>(eps), static_cast<T>(weight_decay), static_cast<T>(momentum),
+                             momentum > 0.0 && momentum_buffer.size() > 0, centered && grad_avg.size() > 0},
            p.size());
 }
 
 template <class T>
 void lerp(View<T> a, View<const T> b, double t) {
-  for_each(Lerp<T>{a.data, b.data, static_cast<T>(t), static_cast<T>(1.0 - t), t < 0.5}, a.size());
+  for_each(Lerp<T>{a.data, b.data}, LerpFactors<T>{static_cast<T>(t), static_cast<T>(1.0 - t), t < 0.5}, a.size());
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \

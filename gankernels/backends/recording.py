@@ -1,6 +1,7 @@
 """What happens beside the kernels while their calls are recorded: counters, steps in Python, and what forbids it.
 
-The backends' recordings hold the kernel calls; a Capture holds the rest that is needed to repeat them.
+The backends' recordings hold the kernel calls; a Capture holds the rest that is needed to repeat them. Those of
+backends with graphs have `step()`, which makes a recording of a step's calls.
 """
 
 from __future__ import annotations
@@ -8,34 +9,63 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-__all__ = ["Capture", "active", "again", "capturing", "drawn", "forbid", "mine", "unrecorded"]
+__all__ = ["Capture", "Step", "active", "again", "capturing", "drawn", "forbid", "mine", "unrecorded"]
+
+
+@dataclass
+class Step:
+    """What Python has to do between the kernel calls.
+
+    Attributes
+    ----------
+    at : int
+        Before which one.
+    run : callable
+    due : callable
+        Whether it is to be done this time.
+    calls : object or None
+        The backend's recording of its kernel calls if they are part of a graph; the step is run before it then.
+    """
+
+    at: int
+    run: Callable[[], Any]
+    due: Callable[[], bool]
+    calls: Any
+
+    def deferred(self) -> Any:
+        """Run it without its kernels: the recording of their calls."""
+        capture = Capture(self.calls.step(deferred=True), "deferred step")
+        with capturing(capture):
+            self.run()
+        return capture.recording
 
 
 class Capture:
-    """One pass through a function.
+    """One pass through a function, or through a step in Python whose kernel calls are part of a graph.
 
     Parameters
     ----------
     recording : object
         Of the backend: start(), stop(), len().
+    what : {"function", "step", "deferred step"}
 
     Attributes
     ----------
     problem : str or None
         Why the pass cannot be repeated by its kernel calls.
-    steps : list of (int, callable)
-        What Python has to do between the kernel calls: before which one, and what.
+    steps : list of Step
     counters : dict
         id of a random stream to (stream, its seed, its first counter in this pass, the counter after the last).
     """
 
-    def __init__(self, recording: Any) -> None:
-        self.recording = recording
+    def __init__(self, recording: Any, what: Literal["function", "step", "deferred step"] = "function") -> None:
+        self.recording, self.what = recording, what
         self.thread = threading.get_ident()
         self.problem: str | None = None
-        self.steps: list[tuple[int, Callable[[], Any]]] = []
+        self.steps: list[Step] = []
         self.counters: dict[int, tuple[Any, int, int, int]] = {}
 
     def streams(self) -> list[tuple[Any, int, int, int]]:
@@ -52,7 +82,7 @@ class Capture:
         reason = self.recording.difference(other.recording)
         if reason:
             return str(reason)
-        if [at for at, _ in self.steps] != [at for at, _ in other.steps]:
+        if [step.at for step in self.steps] != [step.at for step in other.steps]:
             return "other steps in Python the second time"
         return None
 
@@ -68,22 +98,29 @@ def mine() -> Capture | None:
 
 
 @contextmanager
-def capturing(capture: Capture) -> Any:
+def capturing(capture: Capture) -> Iterator[None]:
     """Record this thread's kernel calls until the block ends; captures of several threads take turns."""
+    with _turn, _into(capture):
+        yield
+
+
+@contextmanager
+def _into(capture: Capture) -> Iterator[None]:
     global active
-    with _turn:
-        active = capture
-        capture.recording.start()
-        try:
-            yield
-        finally:
-            capture.recording.stop()
-            active = None
+    active = capture
+    capture.recording.start()
+    try:
+        yield
+    finally:
+        capture.recording.stop()
+        active = None
 
 
 def forbid(reason: str) -> None:
     """Say that what happens now depends on more than the kernel calls; nothing if no capture is in progress."""
     capture = mine()
+    if capture is not None and capture.what == "deferred step":
+        raise RuntimeError(f"Replay: {reason} in a steady step, before the graph of which it is a part")
     if capture is not None and capture.problem is None:
         capture.problem = reason
 
@@ -113,15 +150,42 @@ def unrecorded() -> Iterator[None]:
         capture.recording.start()
 
 
-def again(step: Callable[[], Any]) -> Any:
-    """Do something in Python now, unrecorded, and at this place of every repetition."""
+def again(step: Callable[[], Any], *, due: Callable[[], bool] = lambda: True, steady: bool = False) -> Any:
+    """Do something in Python now, unrecorded, and at this place of every repetition.
+
+    Parameters
+    ----------
+    step : callable
+    due : callable
+        Whether it is to be done this time; now, too.
+    steady : bool
+        Its kernels are mostly the same on the same arrays, with other numbers (learning rates, counts), and it reads no
+        values of tensors: on a GPU they are part of the graph, which has those numbers in its memory.
+
+    Returns
+    -------
+    object
+        What the step returns now; None if it is not due.
+    """
     capture = mine()
-    if capture is None:
-        return step()
-    capture.steps.append((len(capture.recording), step))
+    if capture is None or capture.what != "function":
+        return step() if due() else None
+    recording_of_step = getattr(capture.recording, "step", None)  # where there are graphs
+    calls = recording_of_step() if steady and recording_of_step is not None else None
+    noted = Step(len(capture.recording), step, due, calls)
+    capture.steps.append(noted)
+    if not due():
+        return None
     try:
         with unrecorded():
-            return step()
+            if noted.calls is None:
+                return step()
+            own = Capture(noted.calls, "step")
+            with _into(own):
+                result = step()
+            if own.problem is not None or own.counters:
+                noted.calls = None
+            return result
     finally:
         if any(stream.offset != after for stream, _, _, after in capture.streams()):
             forbid("a step in Python draws random numbers")

@@ -13,6 +13,7 @@ from typing import Any
 from gankernels import nn
 from gankernels.autograd import Tensor
 from gankernels.ops import tensor
+from gankernels.ops.replay import again
 from gankernels.ops.update import copy_, lerp_
 from gankernels.optim.flat import flatten, shared_buffer
 
@@ -46,6 +47,9 @@ class EMA:
 
     def update(self, module: nn.Module) -> None:
         """Move towards the module's weights."""
+        again(lambda: self._update(module), steady=True)
+
+    def _update(self, module: nn.Module) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         state = module.state_dict()

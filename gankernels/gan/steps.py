@@ -1,18 +1,23 @@
-"""One update of either network: losses, gradients with respect to that network's parameters, optimizer step."""
+"""One update of either network: losses, gradients with respect to that network's parameters, optimizer step.
+
+An update is replayed as a whole (`gankernels.Replay`): on a GPU it is one CUDA graph, or two where its losses are read
+before the weights change.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gankernels.autograd import Tensor, grad, no_grad
+from gankernels.gan.ema import EMA
 from gankernels.gan.hidden import mark_hidden, output_layers
 from gankernels.gan.losses import discriminator_loss, generator_loss, gradient_penalty, labels, r1_penalty
 from gankernels.gan.model import GAN, Batch, Conditions, Scores
 from gankernels.gan.settings import TrainerConfig, make_optimizer
-from gankernels.ops import Generator, Replay, items
+from gankernels.ops import Generator, Replay, items, maximum, sqrt, stack
 from gankernels.ops import sum as total
+from gankernels.ops.replay import again
 from gankernels.ops.update import clamp_, copy_parts_
 from gankernels.optim import flatten
 from gankernels.optim.flat import share_gradients
@@ -21,17 +26,6 @@ __all__ = ["Updates"]
 
 # Each use of random numbers has its own generator, so that none disturbs another.
 STREAMS = ("noise", "conditions", "labels", "penalty")
-
-
-def _batch(names: Sequence[str], tensors: Sequence[Tensor]) -> Batch:
-    return Batch(tensors[0], dict(zip(names, tensors[1:], strict=True)))
-
-
-def _batches(tensors: Sequence[Tensor], like: Sequence[Batch]) -> tuple[Batch, Batch | None]:
-    """The images and conditions of one or two batches, in the order of theirs."""
-    first = 1 + len(like[0].conditions)
-    real = _batch(tuple(like[0].conditions), tensors[:first])
-    return real, _batch(tuple(like[1].conditions), tensors[first:]) if len(like) > 1 else None
 
 
 class Updates:
@@ -79,39 +73,54 @@ class Updates:
 
     def fakes(self, real: Batch) -> Batch:
         """Generated events for a real batch, outside any graph."""
-        names = tuple(real.conditions)
+        conditions = real.conditions
+        if not self.config.losses.penalty_weight:  # the penalty is taken between real and fake of one condition
+            conditions = self.gan.fake_conditions(real, self.rng["conditions"])
+        with no_grad():
+            return Batch(self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions), conditions)
 
-        def made(*tensors: Tensor) -> tuple[Tensor, Conditions]:
-            batch = _batch(names, tensors)
-            conditions = batch.conditions
-            if not self.config.losses.penalty_weight:  # the penalty is taken between real and fake of one condition
-                conditions = self.gan.fake_conditions(batch, self.rng["conditions"])
-            with no_grad():
-                return self.gan.generate(self.gan.noise(len(batch), self.rng["noise"]), conditions), conditions
-
-        return Batch(*self._run(("fakes",), made, real.images, *real.conditions.values()))
-
-    def discriminator(self, real: Batch, fake: Batch) -> None:
-        """One update on real and generated events, or two if they are separate."""
+    def discriminator(self, real: Batch) -> Batch:
+        """One update on real and generated events, or two if they are separate: the generated ones."""
+        losses = self.config.losses
         on_real, on_fake = ["real"], ["fake"]
-        if self.config.losses.penalty_weight:
+        if losses.penalty_weight:
             on_fake.append("penalty")
-        if self.config.losses.r1 and self.d_steps % self.config.losses.r1_interval == 0:
+        if losses.r1 and self.d_steps % losses.r1_interval == 0:
             on_real.append("r1")
         if self.reading:
             self.losses["d"] = 0.0
-        for parts in (on_real, on_fake) if self.config.separate_updates else (on_real + on_fake,):
-            self._descend("d", self.d_optimizer, self.d_parameters, parts, real, fake)
-        if self.config.losses.clip:
-            for p in self.d_parameters:
-                clamp_(p, -self.config.losses.clip, self.config.losses.clip)
-        self.d_steps += 1
 
-    def generator(self, real: Batch) -> None:
-        """One update on new noise; gradients go through the discriminator, not into its weights."""
+        def update(real: Batch) -> tuple[Tensor, Conditions]:
+            fake = self.fakes(real)
+            for parts in (on_real, on_fake) if self.config.separate_updates else (on_real + on_fake,):
+                self._descend("d", self.d_optimizer, self.d_parameters, parts, real, fake)
+            if losses.clip:
+                for p in self.d_parameters:
+                    clamp_(p, -losses.clip, losses.clip)
+            return fake.images, fake.conditions
+
+        fake = self._run(("d", *on_real, *on_fake), update, real)
+        self.d_steps += 1
+        return Batch(*fake)
+
+    def generator(self, real: Batch, average: EMA | None = None) -> None:
+        """One update on new noise; gradients go through the discriminator, not into its weights.
+
+        Parameters
+        ----------
+        real : Batch
+        average : EMA, optional
+            Moves towards the new weights.
+        """
         if self.reading:
             self.losses["g"] = 0.0
-        self._descend("g", self.g_optimizer, self.g_parameters, ["persuade"], real)
+
+        def update(real: Batch) -> None:
+            self._descend("g", self.g_optimizer, self.g_parameters, ["persuade"], real)
+            if average is not None:
+                average.update(self.gan.generator)
+
+        self._run(("g", "persuade") if average is None else ("g", "persuade", "average"), update, real)
         self.g_steps += 1
 
     # ---- losses --------------------------------------------------------------------------------------------------
@@ -169,37 +178,33 @@ class Updates:
         self, name: str, optimizer: Any, parameters: Sequence[Tensor], parts: Sequence[str], *batches: Batch
     ) -> None:
         """One optimizer step on the sum of the parts, differentiated one after the other: one graph at a time."""
-        flat = optimizer.flat_group()
-        buffers = None if flat is None else flat.gradients
-        tensors = [t for b in batches for t in (b.images, *b.conditions.values())]
-
-        def pulled(*tensors: Tensor) -> Any:
-            self._noted = {}
-            real, fake = _batches(tensors, batches)
-            gradients: list[Tensor | None] = [None] * len(parameters)
-            losses = []
-            for part in parts:
-                loss = self._part(part, real, fake)
-                losses.append(loss.detach())
-                for i, g in enumerate(grad(loss, parameters, allow_unused=True, retain_graph=False)):
-                    gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
-                del loss  # and its graph
-            if flat is not None and None not in [g if g is None else 0 for g in gradients]:
-                copy_parts_(flat.gradient, flat.gradients, gradients)  # type: ignore[arg-type]
-                gradients = []
-            return losses, gradients, self._noted
-
-        losses, found, noted = self._run((name, *parts), pulled, *tensors)
-        gradients: Any = found or buffers
-        if self.reading:
-            self._read(name, noted, losses)
+        self._noted = {}
+        real, fake = batches if len(batches) > 1 else (batches[0], None)
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        losses = []
+        for part in parts:
+            loss = self._part(part, real, fake)
+            losses.append(loss.detach())
+            for i, g in enumerate(grad(loss, parameters, allow_unused=True, retain_graph=False)):
+                gradients[i] = g if gradients[i] is None else gradients[i] if g is None else gradients[i] + g
+            del loss  # and its graph
+        noted = self._noted
+        again(lambda: self._read(name, noted, losses), due=lambda: self.reading)
         if self.config.max_grad_norm:
             gradients = self._shortened(gradients)
-        for p, gradient in zip(parameters, gradients, strict=True):
-            p.grad = gradient
-        optimizer.step()
-        for p in parameters:
-            p.grad = None
+        flat = optimizer.flat_group()
+        if flat is not None and None not in [g if g is None else 0 for g in gradients]:
+            copy_parts_(flat.gradient, flat.gradients, gradients)  # type: ignore[arg-type]
+            gradients = flat.gradients
+
+        def step() -> None:
+            for p, gradient in zip(parameters, gradients, strict=True):
+                p.grad = gradient
+            optimizer.step()
+            for p in parameters:
+                p.grad = None
+
+        again(step, steady=True)
 
     def _read(self, name: str, noted: Mapping[str, Tensor], losses: Sequence[Tensor]) -> None:
         """Add an update's losses to those of the step."""
@@ -209,24 +214,25 @@ class Updates:
             self.losses[name] += value
         self.check(self.losses)
 
-    def _run(self, key: tuple[str, ...], function: Callable[..., Any], *tensors: Tensor) -> Any:
-        """function(*tensors), by its recorded kernel calls where the recipe allows it; the results are overwritten."""
+    def _run(self, key: tuple[str, ...], update: Callable[[Batch], Any], real: Batch) -> Any:
+        """update(real), by its recorded kernel calls where the recipe allows it; the results are overwritten."""
         if not (self.config.replay and self.gan.replayable):
-            return function(*tensors)
+            return update(real)
+        names = tuple(real.conditions)
         replay = self._replays.get(key)
         if replay is None:
             networks = [self.gan.generator, self.gan.discriminator]
             beside = next(iter(self._replays.values()), None)
-            replay = Replay(function, networks, copy_outputs=False, max_bytes=2**63, beside=beside)
+            replay = Replay(update, networks, copy_outputs=False, max_bytes=2**63, beside=beside)
             self._replays[key] = replay
-        replay.function = function
-        found = replay(*tensors)
+        replay.function = lambda *tensors: update(Batch(tensors[0], dict(zip(names, tensors[1:], strict=True))))
+        found = replay(real.images, *real.conditions.values())
         if replay.refusal is not None:
             self.refused.setdefault(" + ".join(key), replay.refusal)
         return found
 
-    def _shortened(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
-        norm = math.sqrt(sum(items([total(g * g) for g in gradients if g is not None])))
-        if norm <= self.config.max_grad_norm:
-            return gradients
-        return [None if g is None else g * (self.config.max_grad_norm / norm) for g in gradients]
+    def _shortened(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradients, times max_grad_norm over their common norm where that is below 1; nothing is read."""
+        squares = total(stack([total(g * g) for g in gradients if g is not None]))
+        factor = 1.0 / maximum(sqrt(squares) / self.config.max_grad_norm, 1.0)
+        return [None if g is None else g * factor for g in gradients]

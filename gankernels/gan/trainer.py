@@ -158,11 +158,9 @@ class Trainer:
         with using_conv_algorithm(self.config.conv_algorithm), cast:
             for _ in range(self.config.d_steps):
                 real = next(self.data).to(self.gan.device)
-                fake = self.updates.fakes(real)
-                self.updates.discriminator(real, fake)
-            for _ in range(self.config.g_steps):
-                self.updates.generator(real)
-        self.ema.update(self.gan.generator)
+                fake = self.updates.discriminator(real)
+            for left in reversed(range(self.config.g_steps)):
+                self.updates.generator(real, None if left else self.ema)
         self.step += 1
         self._tell_refusals()
         if self.health.due(self.step):

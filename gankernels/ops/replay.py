@@ -4,7 +4,8 @@ The first two calls run the function and record its kernel calls; if the second 
 the first, later calls run that list without Python: on a GPU as one CUDA graph, or as several where `again` puts steps
 in Python between the kernels. Inputs are copied to where the recording found its own, random numbers go on counting,
 and optimizers are steps in Python: one kernel each over flat parameters, with the learning rate and the count of steps
-that hold now. Whatever cannot be repeated so is noticed and runs as before: other kernels, arrays or numbers the second
+that hold now. Those steps are steady: on a GPU their kernels are part of the graph, and Python only tells it the new
+numbers. Whatever cannot be repeated so is noticed and runs as before: other kernels, arrays or numbers the second
 time, arrays filled outside the kernels, values read by Python, other shapes, modes or weights.
 """
 
@@ -200,12 +201,16 @@ class _Program:
         for stream, seed, first, after in ready.counters.values():
             shifts.append((seed, (stream.offset - first) % 2**64))
             stream.offset += after - first
-        begin, recording = 0, ready.recording
-        for end, step in ready.steps:
-            recording.run(begin, end, shifts)
-            step()
-            begin = end
-        recording.run(begin, len(recording), shifts)
+        begin = 0
+        inside: list[tuple[capture.Step, Any]] = []
+        for step in filter(lambda step: step.due(), ready.steps):
+            if step.calls is not None:
+                inside.append((step, step.deferred()))
+                continue
+            _run(ready.recording, begin, step.at, shifts, inside)
+            step.run()
+            begin, inside = step.at, []
+        _run(ready.recording, begin, len(ready.recording), shifts, inside)
         return self.outputs
 
     def _record(self, function: Callable[..., Any]) -> Any:
@@ -237,6 +242,15 @@ class _Program:
         if size <= self.max_bytes:
             return None
         return f"its arrays take {size >> 20} MiB, more than max_bytes={self.max_bytes}; Python's part is small then"
+
+
+def _run(recording: Any, begin: int, end: int, shifts: Any, inside: Sequence[tuple[capture.Step, Any]]) -> None:
+    """The calls from `begin` to before `end`, with those of steps inside; graphs follow where steps do other work."""
+    if not inside:
+        recording.run(begin, end, shifts)
+    elif not recording.run(begin, end, shifts, [(step.at, step.calls, now) for step, now in inside]):
+        for step, now in inside:
+            step.calls = now
 
 
 def _kind(given: Any) -> Any:

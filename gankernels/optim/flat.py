@@ -15,6 +15,7 @@ from gankernels.autograd import Tensor
 from gankernels.backends import backend_of
 from gankernels.backends.device_array import DeviceArray
 from gankernels.ops.creation import zeros_like
+from gankernels.ops.replay import unrecorded
 from gankernels.ops.update import copy_, copy_parts_
 
 __all__ = ["FlatGroup", "flatten", "share_gradients", "shared_buffer"]
@@ -118,7 +119,8 @@ class FlatGroup:
         """A buffer for the gradients, of the same layout."""
         if self._gradient is None:
             if self._lender is None:
-                self._gradient = zeros_like(self.buffer)
+                with unrecorded():
+                    self._gradient = zeros_like(self.buffer)
             else:
                 self._gradient = Tensor(self._lender.gradient.data[: self.buffer.shape[0]])
         return self._gradient

@@ -92,7 +92,7 @@ class Optimizer:
             for i in range(len(self.param_groups)):
                 self._descend(i)
 
-        again(descend)
+        again(descend, steady=True)
         return result
 
     def _descend(self, i: int) -> None:

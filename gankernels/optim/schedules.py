@@ -36,7 +36,7 @@ class LRScheduler:
 
     def step(self) -> None:
         """Count one epoch and set the learning rates."""
-        again(self._advance)
+        again(self._advance, steady=True)
 
     def _advance(self) -> None:
         self.last_epoch += 1

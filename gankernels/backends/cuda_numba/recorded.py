@@ -53,6 +53,9 @@ class Recording:
     Recordings may share memory if they never run at the same time: what one leaves behind, its outputs, stays taken.
     """
 
+    # No `step()`, which recordings with graphs have: launches are started one by one here, so an optimizer's step that
+    # is run from Python between them, with its numbers as arguments, costs nothing that one inside would save.
+
     def __init__(self, memory: arrays.Pool) -> None:
         self.memory = memory
         self.problem = ""
