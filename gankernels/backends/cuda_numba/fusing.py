@@ -31,7 +31,7 @@ def _kind(instruction: chain.Instruction | None) -> tuple[Any, bool] | None:
 
 
 class Group:
-    """Launches by number: one of any kernel, or of several that are one chain of one kind."""
+    """Launches, by number, that are one chain, or a single one of any other kernel (`kind` is None)."""
 
     def __init__(self, launches: list[int], uses: Sequence[_Use], instruction: chain.Instruction | None) -> None:
         self.launches, self.uses = launches, list(uses)
