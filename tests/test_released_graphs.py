@@ -122,7 +122,7 @@ def test_the_arrays_of_later_operations_are_gone_when_the_rule_of_an_earlier_one
             alive.append(any(w() is not None for w in later))
             return [ct * 1.0]
 
-        return record("watched", x.data + 0, (x,), rule)
+        return record("watched", x.detach().clone().data, (x,), rule)
 
     x = leaf(400)
     h = watched(x)
