@@ -63,7 +63,7 @@ def plan(threads: int, quick: bool) -> list[Task]:
         tasks += [Task("generate", w, "float32", threads, n) for n in (1, 16, 128, 1024)]
     for w in NAMES:
         tasks += [Task("step", w, "bfloat16", threads, n) for n in ((16, 64) if w in large else (64,))]
-    tasks += [Task("memory", w, "float32", threads, 16 if w in large else 64) for w in NAMES]
+    tasks += [Task("memory", w, "float32", threads, 16 if w == "3dgan-angle" else 64) for w in NAMES]
     tasks += [Task("layers", w, "float32", threads, 16 if w in large else 64) for w in NAMES]
     tasks += [Task("growth", "3dgan", "float32", threads, 16)]
     tasks += [Task("profile", w, "float32", threads, 16 if w == "3dgan-angle" else 64) for w in NAMES]
