@@ -42,9 +42,14 @@ __device__ __forceinline__ void map_at(std::index_sequence<I...>, const F& f, co
   for (int j = 0; j < valid; ++j) y[at[0] + j] = f(x[at[1 + I] + (constant >> I & 1 ? 0 : j)]...);
 }
 
+// Blocks that one multiprocessor should hold. 0: the compiler decides, which spills a number for a fifth block where
+// there are many operands; four leave every thread 64 registers.
+template <int K>
+constexpr int kBlocksPerProcessor = K < 8 ? 0 : 4;
+
 // Operand k of `constant` (bit k) does not move along the innermost axis. `last_valid`: elements of the last pack.
 template <int W, int K, class F, class Y, class... X>
-__global__ void __launch_bounds__(kMapThreads)
+__global__ void __launch_bounds__(kMapThreads, kBlocksPerProcessor<K>)
     map_kernel(F f, Axes<K> axes, uint32_t packs, int last_valid, uint32_t constant, Y* y, const X*... x) {
   const uint32_t i = blockIdx.x * kMapThreads + threadIdx.x;
   if (i >= packs) return;
