@@ -151,11 +151,14 @@ def _latent(name: str, noise: torch.Tensor, c: dict[str, torch.Tensor]) -> torch
     return torch.cat([noise, c["label"].reshape(-1, 1) * 2.0 - 1.0], 1) if name == "toy" else noise
 
 
-def _wide(t: torch.Tensor, double: bool = False) -> torch.Tensor:
-    """At least float32; float64 if asked, for what is not an integer."""
-    if double:
-        return t.double() if t.is_floating_point() else t
+def _wide(t: torch.Tensor) -> torch.Tensor:
+    """At least float32."""
     return t if t.dtype == torch.float64 else t.float()
+
+
+def _double(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What is not an integer in float64."""
+    return {k: v.double() if v.is_floating_point() else v for k, v in values.items()}
 
 
 class Rival:
@@ -207,8 +210,8 @@ class Rival:
         if dtype == "float64":
             self.generator.double(), self.discriminator.double()
             self.real = self.real.double()
-            self.conditions = {k: _wide(v, True) for k, v in self.conditions.items()}
-            self.targets = {side: {k: _wide(v, True) for k, v in t.items()} for side, t in self.targets.items()}
+            self.conditions = _double(self.conditions)
+            self.targets = {side: _double(found) for side, found in self.targets.items()}
         self.fixed: torch.Tensor | None = None
 
     def cast(self) -> AbstractContextManager[Any]:
