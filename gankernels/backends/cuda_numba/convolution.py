@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gankernels.backends.cuda_numba.arrays import empty, flat, flats
-from gankernels.backends.cuda_numba.gemm import Tile, tile_for, weight_tile_for
+from gankernels.backends.cuda_numba.gemm import Tile, accumulator, tile_for, weight_tile_for
 from gankernels.backends.cuda_numba.launch import launch, scalar_type, unravel, volume
 from gankernels.backends.cuda_numba.plan import ENTRY, HEADER, PHASE, gather_plan, split_pod, weight_plan
 from gankernels.backends.cuda_numba.pointwise import fill
@@ -20,7 +20,6 @@ from gankernels.backends.device_array import DeviceArray
 
 __all__ = ["conv", "conv_transpose", "conv_weight"]
 
-_WEIGHT_DEPTH = 16  # positions of a slice of conv_weight: runs of 64 bytes of float
 _LEAST_PART = 256  # images times positions that are worth a block of their own
 _NOWHERE = -(1 << 60)  # a cell outside of every image, whatever the tap
 
@@ -31,14 +30,13 @@ def _gather_kernel(T: Any, tile: Tile) -> Any:
     NT, MS, NS = tile.threads, BM // TM, BN // TN
     CT = BN // NT  # columns that a thread loads
     zero = T(0)
+    accumulate = accumulator(T, tile)
 
     def gather_conv_kernel(x: Any, w: Any, y: Any, plan: Any) -> None:
         """y = sum over (channel, tap) of w*x; rows are output channels, columns positions of all images."""
         wt = cuda.shared.array((BK, BM), T)
         xt = cuda.shared.array((BK, BN), T)
         sums = cuda.local.array((TM, TN), T)
-        left = cuda.local.array(TM, T)
-        right = cuda.local.array(TN, T)
         t = cuda.threadIdx.x
         ty = t // NS
         tx = t - ty * NS
@@ -92,14 +90,7 @@ def _gather_kernel(T: Any, tile: Tile) -> Any:
                     for i in range(CT):
                         xt[k, t + i * NT] = zero
             cuda.syncthreads()
-            for k in range(BK):
-                for i in range(TM):
-                    left[i] = wt[k, ty + i * MS]
-                for j in range(TN):
-                    right[j] = xt[k, tx + j * NS]
-                for i in range(TM):
-                    for j in range(TN):
-                        sums[i, j] += left[i] * right[j]
+            accumulate(wt, xt, ty, tx, sums)
             cuda.syncthreads()
         for j in range(TN):
             column = n0 + tx + j * NS
@@ -144,11 +135,11 @@ def conv_transpose(y: DeviceArray, w: DeviceArray, x: DeviceArray, pod: tuple[in
 
 @lru_cache(maxsize=16)
 def _weight_kernel(T: Any, tile: Tile) -> Any:
-    BM, BN, _, TM, TN = tile
-    BK = min(_WEIGHT_DEPTH, tile.threads)
+    BM, BN, BK, TM, TN = tile
     NT, MS, NS = tile.threads, BM // TM, BN // TN
     RS = NT // BK  # rows that are loaded at once
     zero = T(0)
+    accumulate = accumulator(T, tile)
 
     def conv_weight_kernel(x: Any, y: Any, w: Any, plan: Any, split_step: int) -> None:
         """w = sum over images and positions of y*x; rows are output channels, columns (input channel, tap)."""
@@ -156,8 +147,6 @@ def _weight_kernel(T: Any, tile: Tile) -> Any:
         xt = cuda.shared.array((BK, BN), T)
         tap = cuda.shared.array((4, BN), "int64")
         sums = cuda.local.array((TM, TN), T)
-        left = cuda.local.array(TM, T)
-        right = cuda.local.array(TN, T)
         M, columns, positions, part = plan[0], plan[1], plan[2], plan[3]
         t = cuda.threadIdx.x
         ty = t // NS
@@ -205,14 +194,7 @@ def _weight_kernel(T: Any, tile: Tile) -> Any:
                         value = x[x0 + tap[0, n]]
                 xt[k, n] = value
             cuda.syncthreads()
-            for i in range(BK):
-                for j in range(TM):
-                    left[j] = yt[i, ty + j * MS]
-                for j in range(TN):
-                    right[j] = xt[i, tx + j * NS]
-                for p in range(TM):
-                    for q in range(TN):
-                        sums[p, q] += left[p] * right[q]
+            accumulate(yt, xt, ty, tx, sums)
             cuda.syncthreads()
         for j in range(TN):
             n = n0 + tx + j * NS

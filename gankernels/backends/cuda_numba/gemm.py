@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gankernels.backends.cuda_numba.shim import SIMULATED
+from gankernels.backends.cuda_numba.shim import SIMULATED, cuda, device
 
-__all__ = ["Tile", "tile_for", "weight_tile_for"]
+__all__ = ["Tile", "accumulator", "tile_for", "weight_tile_for"]
 
 
 class Tile(NamedTuple):
@@ -37,7 +37,9 @@ class Tile(NamedTuple):
 _FEW = (Tile(8, 128, 8, 4, 2), Tile(16, 128, 8, 8, 2), Tile(32, 128, 8, 8, 4), Tile(64, 128, 8, 8, 8))
 _MANY = (Tile(8, 512, 8, 8, 4), Tile(16, 256, 8, 8, 4), Tile(32, 256, 8, 8, 8), Tile(64, 128, 8, 8, 8))
 _MANY_COLUMNS = 1 << 16
-_WEIGHT = (Tile(8, 256, 8, 8, 2), *_FEW[1:])  # whose columns are (channel, tap), and each costs shared memory
+# The columns of a weight gradient are (channel, tap), and each costs shared memory; slices are runs of positions, 64
+# bytes of float.
+_WEIGHT = tuple(tile._replace(depth=16) for tile in (Tile(8, 256, 8, 8, 2), *_FEW[1:]))
 _SIMULATED = Tile(4, 16, 8, 2, 4)
 
 
@@ -59,3 +61,28 @@ def tile_for(T: Any, m: int, n: int) -> Tile:
 def weight_tile_for(T: Any, m: int) -> Tile:
     """The tile of the product that makes m output channels of a weight gradient."""
     return _fitting(_WEIGHT, T, m)
+
+
+@lru_cache(maxsize=32)
+def accumulator(T: Any, tile: Tile) -> Any:
+    """The device function accumulate(a, b, ty, tx, sums): what a slice adds to the sums of a thread.
+
+    a(depth, m) and b(depth, n) are in shared memory. The thread has the rows ty, ty + m/rows, ... and the columns tx,
+    tx + n/columns, ...: its neighbours read what lies side by side.
+    """
+    TM, TN = tile.rows, tile.columns
+    MS, NS, BK = tile.m // TM, tile.n // TN, tile.depth
+
+    def accumulate(a: Any, b: Any, ty: int, tx: int, sums: Any) -> None:
+        left = cuda.local.array(TM, T)
+        right = cuda.local.array(TN, T)
+        for k in range(BK):
+            for i in range(TM):
+                left[i] = a[k, ty + i * MS]
+            for j in range(TN):
+                right[j] = b[k, tx + j * NS]
+            for i in range(TM):
+                for j in range(TN):
+                    sums[i, j] += left[i] * right[j]
+
+    return device(accumulate, forceinline=True)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from gankernels.backends.cuda_numba.arrays import flats
-from gankernels.backends.cuda_numba.gemm import Tile, tile_for
+from gankernels.backends.cuda_numba.gemm import Tile, accumulator, tile_for
 from gankernels.backends.cuda_numba.launch import ceil_div, launch, scalar_type, strides_of
 from gankernels.backends.cuda_numba.pointwise import fill
 from gankernels.backends.cuda_numba.shim import cuda, jit
@@ -20,14 +20,13 @@ def _kernel(T: Any, tile: Tile) -> Any:
     BM, BN, BK, TM, TN = tile
     NT, MS, NS = tile.threads, BM // TM, BN // TN
     zero = T(0)
+    accumulate = accumulator(T, tile)
 
     def matmul_kernel(a: Any, b: Any, c: Any, extents: Any, sa: Any, sb: Any, sc: Any) -> None:
         """extents: M, N, K, blocks along N, blocks along M; layouts: origin, batch, row, column."""
         at = cuda.shared.array((BK, BM), T)
         bt = cuda.shared.array((BK, BN), T)
         sums = cuda.local.array((TM, TN), T)
-        left = cuda.local.array(TM, T)
-        right = cuda.local.array(TN, T)
         M, N, K = extents[0], extents[1], extents[2]
         t = cuda.threadIdx.x
         ty = t // NS
@@ -57,14 +56,7 @@ def _kernel(T: Any, tile: Tile) -> Any:
                 inside = n0 + n < N and k0 + k < K
                 bt[k, n] = b[b0 + (k0 + k) * sb[2] + (n0 + n) * sb[3]] if inside else zero
             cuda.syncthreads()
-            for k in range(BK):
-                for i in range(TM):
-                    left[i] = at[k, ty + i * MS]
-                for j in range(TN):
-                    right[j] = bt[k, tx + j * NS]
-                for i in range(TM):
-                    for j in range(TN):
-                        sums[i, j] += left[i] * right[j]
+            accumulate(at, bt, ty, tx, sums)
             cuda.syncthreads()
         for i in range(TM):
             m = m0 + ty + i * MS

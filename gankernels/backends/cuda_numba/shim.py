@@ -50,11 +50,11 @@ def jit(function: Function) -> Function:
     return kernel
 
 
-def device(function: Function) -> Function:
-    """A function for kernels."""
+def device(function: Function, forceinline: bool = False) -> Function:
+    """A function for kernels; forced into them where it is given arrays that are to stay in registers."""
     if SIMULATED:
         return function
-    found: Function = _module.jit(function, device=True)
+    found: Function = _module.jit(function, device=True, forceinline=forceinline)
     return found
 
 
