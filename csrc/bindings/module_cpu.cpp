@@ -1,4 +1,5 @@
 // The module gankernels._cpu: the kernels of bind_kernels.inc, then the few knobs of the CPU backend.
+#include "../core/optim_factors.hpp"
 #include "../cpu/bf16.hpp"
 #include "../cpu/conv_plan.hpp"
 #include "../cpu/dispatch.hpp"
@@ -24,17 +25,51 @@ py::tuple conv_plan(const gk::ConvGeometry& g, int slot, gk::ConvAlgorithm asked
   return py::make_tuple(static_cast<int>(gk::cpu::conv_plan<T>(g, open, asked)), estimates);
 }
 
+// For backends that are not written in C++.
+void bind_optim_factors(py::module_& m) {
+  m.def(
+      "sgd_factors",
+      [](double lr, double momentum, double dampening, double weight_decay, bool nesterov, std::int64_t step) {
+        const auto f = gk::sgd_factors<double>(lr, momentum, dampening, weight_decay, nesterov, step);
+        return py::make_tuple(f.lr, f.momentum, f.keep, f.weight_decay);
+      },
+      "lr, momentum, keep, weight_decay");
+  m.def(
+      "adam_factors",
+      [](double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled, std::int64_t step) {
+        const auto f = gk::adam_factors<double>(lr, beta1, beta2, eps, weight_decay, decoupled, step);
+        return py::make_tuple(f.decay, f.weight_decay, f.one_minus_beta1, f.beta2, f.one_minus_beta2, f.step_size,
+                              f.root_scale, f.eps);
+      },
+      "decay, weight_decay, 1 - beta1, beta2, 1 - beta2, step_size, root_scale, eps");
+  m.def(
+      "rmsprop_factors",
+      [](double lr, double alpha, double eps, double weight_decay, double momentum) {
+        const auto f = gk::rmsprop_factors<double>(lr, alpha, eps, weight_decay, momentum);
+        return py::make_tuple(f.lr, f.alpha, f.one_minus_alpha, f.eps, f.weight_decay, f.momentum);
+      },
+      "lr, alpha, 1 - alpha, eps, weight_decay, momentum");
+  m.def(
+      "lerp_factors",
+      [](double t) {
+        const auto f = gk::lerp_factors<double>(t);
+        return py::make_tuple(f.part, f.from_a);
+      },
+      "part, from_a");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   using namespace gk;
   namespace kernels = gk::cpu;
-  m.doc() = "CPU kernels of gankernels; called by gankernels.backends.cpu only";
+  m.doc() = "CPU kernels of gankernels; called by gankernels.backends only";
 
 #include "bind_kernels.inc"
   GK_BIND(m, epilogue);
 
   bind_memory(m);
+  bind_optim_factors(m);
   m.def("conv_plan_float32", &conv_plan<float>, "(path, estimates of the paths) for (geometry, slot, asked)");
   m.def("conv_plan_float64", &conv_plan<double>);
   m.def("num_threads", &cpu::num_threads);

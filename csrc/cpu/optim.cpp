@@ -1,7 +1,4 @@
-// Optimizer steps: hyper-parameters are folded in double once, then one pass over the parameters. A state of size 0 is
-// one that the variant does not use.
-#include <cmath>
-
+// Optimizer steps: one pass over the parameters. A state of size 0 is one that the variant does not use.
 #include "elements.hpp"
 #include "kernels.hpp"
 #include "strided.hpp"
@@ -19,8 +16,7 @@ T* part(const View<T>& state, int64_t begin) {
 template <class T>
 void sgd_step(View<T> p, View<const T> g, View<T> momentum_buffer, double lr, double momentum, double dampening,
               double weight_decay, bool nesterov, int64_t step) {
-  const bool first = step <= 1;
-  const SgdFactors factors{lr, momentum, first ? 1.0 : 1.0 - dampening, weight_decay, nesterov, first};
+  const auto factors = sgd_factors<T>(lr, momentum, dampening, weight_decay, nesterov, step);
   const auto f = elements<T>().sgd;
   parallel_chunks(p.size(), kGrain, [&](int64_t begin, int64_t end) {
     f(p.data + begin, g.data + begin, part(momentum_buffer, begin), end - begin, factors);
@@ -30,15 +26,7 @@ void sgd_step(View<T> p, View<const T> g, View<T> momentum_buffer, double lr, do
 template <class T>
 void adam_step(View<T> p, View<const T> g, View<T> exp_avg, View<T> exp_avg_sq, double lr, double beta1, double beta2,
                double eps, double weight_decay, bool decoupled, int64_t step) {
-  AdamFactors factors;
-  factors.decay = decoupled ? 1.0 - lr * weight_decay : 1.0;
-  factors.weight_decay = decoupled ? 0.0 : weight_decay;
-  factors.one_minus_beta1 = 1.0 - beta1;
-  factors.beta2 = beta2;
-  factors.one_minus_beta2 = 1.0 - beta2;
-  factors.step_size = lr / (1.0 - std::pow(beta1, static_cast<double>(step)));
-  factors.root_scale = std::sqrt(1.0 - std::pow(beta2, static_cast<double>(step)));
-  factors.eps = eps;
+  const auto factors = adam_factors<T>(lr, beta1, beta2, eps, weight_decay, decoupled, step);
   const auto f = elements<T>().adam;
   parallel_chunks(p.size(), kGrain, [&](int64_t begin, int64_t end) {
     f(p.data + begin, g.data + begin, exp_avg.data + begin, exp_avg_sq.data + begin, end - begin, factors);
@@ -48,7 +36,7 @@ void adam_step(View<T> p, View<const T> g, View<T> exp_avg, View<T> exp_avg_sq, 
 template <class T>
 void rmsprop_step(View<T> p, View<const T> g, View<T> square_avg, View<T> momentum_buffer, View<T> grad_avg, double lr,
                   double alpha, double eps, double weight_decay, double momentum, bool centered) {
-  const RmspropFactors factors{lr, alpha, 1.0 - alpha, eps, weight_decay, momentum};
+  const auto factors = rmsprop_factors<T>(lr, alpha, eps, weight_decay, momentum);
   const auto f = elements<T>().rmsprop;
   parallel_chunks(p.size(), kGrain, [&](int64_t begin, int64_t end) {
     f(p.data + begin, g.data + begin, square_avg.data + begin, momentum > 0.0 ? part(momentum_buffer, begin) : nullptr,
@@ -58,9 +46,10 @@ void rmsprop_step(View<T> p, View<const T> g, View<T> square_avg, View<T> moment
 
 template <class T>
 void lerp(View<T> a, View<const T> b, double t) {
+  const auto factors = lerp_factors<T>(t);
   const auto f = elements<T>().lerp;
   parallel_chunks(a.size(), kGrain,
-                  [&](int64_t begin, int64_t end) { f(a.data + begin, b.data + begin, end - begin, t); });
+                  [&](int64_t begin, int64_t end) { f(a.data + begin, b.data + begin, end - begin, factors); });
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \

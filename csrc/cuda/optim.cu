@@ -1,8 +1,7 @@
-// Optimizer steps over contiguous parameters: hyper-parameters are folded in double on the host, then one pass, bound
-// by memory. Formulas and their order as in csrc/cpu/isa/optim.inl, hence the same bits. A state of size 0 is unused.
-// What is folded is read from device memory in graphs, so that they hold for any learning rate and count of steps.
-#include <cmath>
-
+// Optimizer steps over contiguous parameters: one pass, bound by memory. Formulas and their order as in
+// csrc/cpu/isa/optim.inl, hence the same bits. A state of size 0 is unused. The factors are read from device memory in
+// graphs, so that they hold for any learning rate and count of steps.
+#include "../core/optim_factors.hpp"
 #include "factors.cuh"
 #include "kernels.hpp"
 #include "launch.cuh"
@@ -32,19 +31,13 @@ T* state(const View<T>& v) {
 }
 
 template <class T>
-struct SgdFactors {
-  T lr, momentum, keep, decay;
-  bool nesterov, first;
-};
-
-template <class T>
 struct Sgd {
   T* p;
   const T* g;
   T* buffer;
 
   __device__ void operator()(int64_t i, const SgdFactors<T>& by) const {
-    const T d = g[i] + by.decay * p[i];
+    const T d = g[i] + by.weight_decay * p[i];
     if (!buffer) {
       p[i] -= by.lr * d;
       return;
@@ -57,11 +50,6 @@ struct Sgd {
 };
 
 template <class T>
-struct AdamFactors {
-  T decay, weight_decay, new1, beta2, new2, step, root_scale, eps;
-};
-
-template <class T>
 struct Adam {
   T* p;
   const T* g;
@@ -70,18 +58,12 @@ struct Adam {
   __device__ void operator()(int64_t i, const AdamFactors<T>& by) const {
     const T q = p[i] * by.decay;
     const T d = g[i] + by.weight_decay * q;
-    const T first = m[i] + (d - m[i]) * by.new1;
-    const T second = v[i] * by.beta2 + by.new2 * (d * d);
+    const T first = m[i] + (d - m[i]) * by.one_minus_beta1;
+    const T second = v[i] * by.beta2 + by.one_minus_beta2 * (d * d);
     m[i] = first;
     v[i] = second;
-    p[i] = q - by.step * (first / (std::sqrt(second) / by.root_scale + by.eps));
+    p[i] = q - by.step_size * (first / (std::sqrt(second) / by.root_scale + by.eps));
   }
-};
-
-template <class T>
-struct RmspropFactors {
-  T lr, alpha, fresh, eps, decay, momentum;
-  bool has_momentum, centered;
 };
 
 template <class T>
@@ -91,29 +73,22 @@ struct Rmsprop {
   T *v, *buffer, *grad_avg;
 
   __device__ void operator()(int64_t i, const RmspropFactors<T>& by) const {
-    const T d = g[i] + by.decay * p[i];
-    const T second = by.alpha * v[i] + by.fresh * (d * d);
+    const T d = g[i] + by.weight_decay * p[i];
+    const T second = by.alpha * v[i] + by.one_minus_alpha * (d * d);
     v[i] = second;
     T spread = second;
-    if (by.centered) {
-      const T average = grad_avg[i] + (d - grad_avg[i]) * by.fresh;
+    if (grad_avg) {
+      const T average = grad_avg[i] + (d - grad_avg[i]) * by.one_minus_alpha;
       grad_avg[i] = average;
       spread = second - average * average;
     }
     T update = d / (std::sqrt(spread) + by.eps);
-    if (by.has_momentum) {
+    if (buffer) {
       update = by.momentum * buffer[i] + update;
       buffer[i] = update;
     }
     p[i] -= by.lr * update;
   }
-};
-
-// From the nearer end, so that t = 0 and t = 1 are exact.
-template <class T>
-struct LerpFactors {
-  T near, far;
-  bool from_a;
 };
 
 template <class T>
@@ -122,7 +97,7 @@ struct Lerp {
   const T* b;
 
   __device__ void operator()(int64_t i, const LerpFactors<T>& by) const {
-    a[i] = by.from_a ? a[i] + (b[i] - a[i]) * by.near : b[i] - (b[i] - a[i]) * by.far;
+    a[i] = by.from_a ? a[i] + (b[i] - a[i]) * by.part : b[i] - (b[i] - a[i]) * by.part;
   }
 };
 
@@ -131,39 +106,28 @@ struct Lerp {
 template <class T>
 void sgd_step(View<T> p, View<const T> g, View<T> momentum_buffer, double lr, double momentum, double dampening,
               double weight_decay, bool nesterov, int64_t step) {
-  const bool first = step <= 1;
   for_each(Sgd<T>{p.data, g.data, state(momentum_buffer)},
-           SgdFactors<T>{static_cast<T>(lr), static_cast<T>(momentum), static_cast<T>(first ? 1.0 : 1.0 - dampening),
-                         static_cast<T>(weight_decay), nesterov, first},
-           p.size());
+           sgd_factors<T>(lr, momentum, dampening, weight_decay, nesterov, step), p.size());
 }
 
 template <class T>
 void adam_step(View<T> p, View<const T> g, View<T> exp_avg, View<T> exp_avg_sq, double lr, double beta1, double beta2,
                double eps, double weight_decay, bool decoupled, int64_t step) {
-  const auto t = static_cast<double>(step);
-  for_each(
-      Adam<T>{p.data, g.data, exp_avg.data, exp_avg_sq.data},
-      AdamFactors<T>{static_cast<T>(decoupled ? 1.0 - lr * weight_decay : 1.0),
-                     static_cast<T>(decoupled ? 0.0 : weight_decay), static_cast<T>(1.0 - beta1), static_cast<T>(beta2),
-                     static_cast<T>(1.0 - beta2), static_cast<T>(lr / (1.0 - std::pow(beta1, t))),
-                     static_cast<T>(std::sqrt(1.0 - std::pow(beta2, t))), static_cast<T>(eps)},
-      p.size());
+  for_each(Adam<T>{p.data, g.data, exp_avg.data, exp_avg_sq.data},
+           adam_factors<T>(lr, beta1, beta2, eps, weight_decay, decoupled, step), p.size());
 }
 
 template <class T>
 void rmsprop_step(View<T> p, View<const T> g, View<T> square_avg, View<T> momentum_buffer, View<T> grad_avg, double lr,
                   double alpha, double eps, double weight_decay, double momentum, bool centered) {
-  for_each(Rmsprop<T>{p.data, g.data, square_avg.data, state(momentum_buffer), state(grad_avg)},
-           RmspropFactors<T>{static_cast<T>(lr), static_cast<T>(alpha), static_cast<T>(1.0 - alpha),
-                             static_cast<T>(eps), static_cast<T>(weight_decay), static_cast<T>(momentum),
-                             momentum > 0.0 && momentum_buffer.size() > 0, centered && grad_avg.size() > 0},
-           p.size());
+  for_each(Rmsprop<T>{p.data, g.data, square_avg.data, momentum > 0.0 ? state(momentum_buffer) : nullptr,
+                      centered ? state(grad_avg) : nullptr},
+           rmsprop_factors<T>(lr, alpha, eps, weight_decay, momentum), p.size());
 }
 
 template <class T>
 void lerp(View<T> a, View<const T> b, double t) {
-  for_each(Lerp<T>{a.data, b.data}, LerpFactors<T>{static_cast<T>(t), static_cast<T>(1.0 - t), t < 0.5}, a.size());
+  for_each(Lerp<T>{a.data, b.data}, lerp_factors<T>(t), a.size());
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \

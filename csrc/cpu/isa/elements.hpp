@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../../core/operators.hpp"
+#include "../../core/optim_factors.hpp"
 #include "../../core/philox.hpp"
 
 namespace gk::cpu {
@@ -15,23 +16,6 @@ using std::uint32_t;
 using std::uint64_t;
 
 enum class Operands : int { both_vary = 0, right_constant = 1, left_constant = 2, count };
-
-struct SgdFactors {
-  double lr, momentum, keep;  // keep = 1 - dampening, or 1 at the first step, when the buffer is the gradient
-  double weight_decay;
-  bool nesterov, first;
-};
-
-struct AdamFactors {
-  double decay;         // p *= decay first (AdamW)
-  double weight_decay;  // g += weight_decay*p (Adam)
-  double one_minus_beta1, beta2, one_minus_beta2;
-  double step_size, root_scale, eps;  // p -= step_size * m / (sqrt(v)/root_scale + eps)
-};
-
-struct RmspropFactors {
-  double lr, alpha, one_minus_alpha, eps, weight_decay, momentum;
-};
 
 // p, q and other scalars arrive as double and are rounded to T once per run.
 template <class T>
@@ -70,10 +54,10 @@ struct ElementTable {
   void (*spread_tap)(const T* y, T* x, int64_t step, int64_t n);
   void (*repeat)(const T* x, T* y, int64_t n, int64_t factor);  // y[i*factor + j] = x[i]
 
-  void (*sgd)(T* p, const T* g, T* buffer, int64_t n, const SgdFactors& f);
-  void (*adam)(T* p, const T* g, T* m, T* v, int64_t n, const AdamFactors& f);
-  void (*rmsprop)(T* p, const T* g, T* v, T* buffer, T* grad_avg, int64_t n, const RmspropFactors& f);
-  void (*lerp)(T* a, const T* b, int64_t n, double t);
+  void (*sgd)(T* p, const T* g, T* buffer, int64_t n, const SgdFactors<T>& f);
+  void (*adam)(T* p, const T* g, T* m, T* v, int64_t n, const AdamFactors<T>& f);
+  void (*rmsprop)(T* p, const T* g, T* v, T* buffer, T* grad_avg, int64_t n, const RmspropFactors<T>& f);
+  void (*lerp)(T* a, const T* b, int64_t n, const LerpFactors<T>& f);
 };
 
 }  // namespace gk::cpu

@@ -1,8 +1,8 @@
 // Optimizer steps over contiguous runs; formulas and their order as in torch.optim (single tensor versions).
 
 template <class T>
-void sgd_run(T* __restrict p, const T* __restrict g, T* __restrict buffer, int64_t n, const SgdFactors& f) {
-  const T lr = T(f.lr), momentum = T(f.momentum), keep = T(f.keep), decay = T(f.weight_decay);
+void sgd_run(T* __restrict p, const T* __restrict g, T* __restrict buffer, int64_t n, const SgdFactors<T>& f) {
+  const T lr = f.lr, momentum = f.momentum, keep = f.keep, decay = f.weight_decay;
   if (!buffer) {
     for (int64_t i = 0; i < n; ++i) p[i] -= lr * (g[i] + decay * p[i]);
     return;
@@ -20,9 +20,9 @@ void sgd_run(T* __restrict p, const T* __restrict g, T* __restrict buffer, int64
 
 template <class T>
 void adam_run(T* __restrict p, const T* __restrict g, T* __restrict m, T* __restrict v, int64_t n,
-              const AdamFactors& f) {
-  const T decay = T(f.decay), weight_decay = T(f.weight_decay), new1 = T(f.one_minus_beta1), beta2 = T(f.beta2);
-  const T new2 = T(f.one_minus_beta2), step = T(f.step_size), root_scale = T(f.root_scale), eps = T(f.eps);
+              const AdamFactors<T>& f) {
+  const T decay = f.decay, weight_decay = f.weight_decay, new1 = f.one_minus_beta1, beta2 = f.beta2;
+  const T new2 = f.one_minus_beta2, step = f.step_size, root_scale = f.root_scale, eps = f.eps;
   for (int64_t i = 0; i < n; ++i) {
     const T q = p[i] * decay;
     const T d = g[i] + weight_decay * q;
@@ -36,9 +36,9 @@ void adam_run(T* __restrict p, const T* __restrict g, T* __restrict m, T* __rest
 
 template <class T, bool Centered, bool Momentum>
 void rmsprop_loop(T* __restrict p, const T* __restrict g, T* __restrict v, T* __restrict buffer, T* __restrict grad_avg,
-                  int64_t n, const RmspropFactors& f) {
-  const T lr = T(f.lr), alpha = T(f.alpha), fresh = T(f.one_minus_alpha), eps = T(f.eps), decay = T(f.weight_decay);
-  const T momentum = T(f.momentum);
+                  int64_t n, const RmspropFactors<T>& f) {
+  const T lr = f.lr, alpha = f.alpha, fresh = f.one_minus_alpha, eps = f.eps, decay = f.weight_decay;
+  const T momentum = f.momentum;
   for (int64_t i = 0; i < n; ++i) {
     const T d = g[i] + decay * p[i];
     const T second = alpha * v[i] + fresh * (d * d);
@@ -59,20 +59,19 @@ void rmsprop_loop(T* __restrict p, const T* __restrict g, T* __restrict v, T* __
 }
 
 template <class T>
-void rmsprop_run(T* p, const T* g, T* v, T* buffer, T* grad_avg, int64_t n, const RmspropFactors& f) {
+void rmsprop_run(T* p, const T* g, T* v, T* buffer, T* grad_avg, int64_t n, const RmspropFactors<T>& f) {
   if (grad_avg && buffer) return rmsprop_loop<T, true, true>(p, g, v, buffer, grad_avg, n, f);
   if (grad_avg) return rmsprop_loop<T, true, false>(p, g, v, buffer, grad_avg, n, f);
   if (buffer) return rmsprop_loop<T, false, true>(p, g, v, buffer, grad_avg, n, f);
   rmsprop_loop<T, false, false>(p, g, v, buffer, grad_avg, n, f);
 }
 
-// From the nearer end, so that t = 0 and t = 1 are exact.
 template <class T>
-void lerp_run(T* __restrict a, const T* __restrict b, int64_t n, double t) {
-  const T near = T(t), far = T(1.0 - t);
-  if (t < 0.5) {
-    for (int64_t i = 0; i < n; ++i) a[i] += (b[i] - a[i]) * near;
+void lerp_run(T* __restrict a, const T* __restrict b, int64_t n, const LerpFactors<T>& f) {
+  const T part = f.part;
+  if (f.from_a) {
+    for (int64_t i = 0; i < n; ++i) a[i] += (b[i] - a[i]) * part;
   } else {
-    for (int64_t i = 0; i < n; ++i) a[i] = b[i] - (b[i] - a[i]) * far;
+    for (int64_t i = 0; i < n; ++i) a[i] = b[i] - (b[i] - a[i]) * part;
   }
 }

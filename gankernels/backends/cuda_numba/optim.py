@@ -1,13 +1,13 @@
-"""Optimizer steps: hyper-parameters are folded in double once, then one pass over the parameters; formulas and their
+"""Optimizer steps: one pass over the parameters, by the factors of csrc/core/optim_factors.hpp; formulas and their
 order as csrc/cpu/isa/optim.inl (torch.optim's). A state of size 0 is one that the variant does not use.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from math import sqrt as host_sqrt
 from typing import Any
 
+from gankernels.backends.cpu import native
 from gankernels.backends.cuda_numba.arrays import flats
 from gankernels.backends.cuda_numba.chain import member
 from gankernels.backends.cuda_numba.launch import elements, launch, locate, scalar_type
@@ -18,16 +18,16 @@ from gankernels.backends.device_array import DeviceArray
 __all__ = ["adam_step", "lerp", "rmsprop_step", "sgd_step"]
 
 
-def _run(kernel: Any, arrays: tuple[DeviceArray, ...], *factors: float) -> None:
+def _run(kernel: Any, arrays: tuple[DeviceArray, ...], factors: tuple[float, ...]) -> None:
     memory, n = flats(*arrays), arrays[0].size
     if n:
-        launch(kernel, *elements(n), *memory, n, tuple(map(float, factors)))
+        launch(kernel, *elements(n), *memory, n, factors)
 
 
 @lru_cache(maxsize=16)
 def _sgd_kernel(T: Any, has_momentum: bool, is_nesterov: bool, is_first: bool) -> Any:
     def sgd_kernel(p: Any, g: Any, buffer: Any, n: int, f: Any) -> None:
-        """f: lr, momentum, 1 - dampening, weight_decay."""
+        """f: lr, momentum, keep, weight_decay."""
         lr, momentum, keep, decay = T(f[0]), T(f[1]), T(f[2]), T(f[3])
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
             d = g[i] + decay * p[i]
@@ -47,9 +47,9 @@ def sgd_step(
     weight_decay: float, nesterov: bool, step: int,
 ) -> None:  # fmt: skip
     """One step of torch.optim.SGD; `step` counts from 1."""
-    first = step <= 1
-    kernel = _sgd_kernel(scalar_type(p), momentum_buffer.size > 0, bool(nesterov), first)
-    _run(kernel, (p, g, momentum_buffer), lr, momentum, 1.0 if first else 1.0 - dampening, weight_decay)
+    kernel = _sgd_kernel(scalar_type(p), momentum_buffer.size > 0, bool(nesterov), step <= 1)
+    factors = native.sgd_factors(lr, momentum, dampening, weight_decay, nesterov, step)
+    _run(kernel, (p, g, momentum_buffer), factors)
 
 
 @lru_cache(maxsize=2)
@@ -75,10 +75,8 @@ def adam_step(
     beta2: float, eps: float, weight_decay: float, decoupled: bool, step: int,
 ) -> None:  # fmt: skip
     """One step of torch.optim.Adam (decoupled: AdamW); `step` counts from 1."""
-    decay, coupled = (1.0 - lr * weight_decay, 0.0) if decoupled else (1.0, weight_decay)
-    step_size, root_scale = lr / (1.0 - beta1**step), host_sqrt(1.0 - beta2**step)
-    factors = (decay, coupled, 1.0 - beta1, beta2, 1.0 - beta2, step_size, root_scale, eps)
-    _run(_adam_kernel(scalar_type(p)), (p, g, exp_avg, exp_avg_sq), *factors)
+    factors = native.adam_factors(lr, beta1, beta2, eps, weight_decay, decoupled, step)
+    _run(_adam_kernel(scalar_type(p)), (p, g, exp_avg, exp_avg_sq), factors)
 
 
 @lru_cache(maxsize=8)
@@ -110,20 +108,21 @@ def rmsprop_step(
     """One step of torch.optim.RMSprop."""
     has_momentum = momentum > 0.0 and momentum_buffer.size > 0
     kernel = _rmsprop_kernel(scalar_type(p), has_momentum, bool(centered) and grad_avg.size > 0)
-    arrays = (p, g, square_avg, momentum_buffer, grad_avg)
-    _run(kernel, arrays, lr, alpha, 1.0 - alpha, eps, weight_decay, momentum)
+    factors = native.rmsprop_factors(lr, alpha, eps, weight_decay, momentum)
+    _run(kernel, (p, g, square_avg, momentum_buffer, grad_avg), factors)
 
 
 @lru_cache(maxsize=4)
-def _lerp_kernel(T: Any, is_near: bool) -> Any:
+def _lerp_kernel(T: Any, from_a: bool) -> Any:
     def lerp_kernel(a: Any, b: Any, y: Any, loop: Any, t: float) -> None:
         for i in range(cuda.grid(1), loop[0], cuda.gridsize(1)):
             begin, end = a[locate(i, loop, 1, 3)], b[locate(i, loop, 2, 3)]
-            y[locate(i, loop, 3, 3)] = begin + (end - begin) * T(t) if is_near else end - (end - begin) * T(t)
+            y[locate(i, loop, 3, 3)] = begin + (end - begin) * T(t) if from_a else end - (end - begin) * T(t)
 
-    return member(jit(lerp_kernel), "lerp_near" if is_near else "lerp_far")
+    return member(jit(lerp_kernel), "lerp_near" if from_a else "lerp_far")
 
 
 def lerp(a: DeviceArray, b: DeviceArray, t: float) -> None:
     """a += (b - a)*t, from the nearer end, so that t = 0 and t = 1 are exact."""
-    run(_lerp_kernel(scalar_type(a), t < 0.5), (a, b, a), float(t if t < 0.5 else 1.0 - t))
+    part, from_a = native.lerp_factors(t)
+    run(_lerp_kernel(scalar_type(a), from_a), (a, b, a), part)
