@@ -1,255 +1,282 @@
 // Locally connected convolution: a kernel of its own at every output position, so each position is a small matrix
 // product over (input channel, tap). Images are lanes, the lane blocks of a batch are the positions of a tile, and the
-// weights, which are most of the memory traffic, are read once.
-#include <algorithm>
-#include <vector>
+// weights, which are most of the memory traffic, are read once for every kLocalBlocks of them. The gradient of the
+// input is the same gather from the other side: a cell of x sums over the positions that read it.
+#include "local_conv.hpp"
 
-#include "kernels.hpp"
-#include "lanes.hpp"
+#include <algorithm>
+#include <array>
+
 #include "parallel.hpp"
-#include "scratch.hpp"
 
 namespace gk::cpu {
 namespace {
 
-constexpr int64_t kBlocksAtOnce = 8;  // lane blocks of one pass over the weights
+constexpr int64_t kWeightBytes = 192 << 10;  // packed weights of one task: they stay in the second cache
+constexpr int64_t kTasks = 8;                // of a pass, at least, where the cells allow it
 
-// Images [first, first + count) in lane layout: (channel, cell of D, H, W, lane block, lane).
+int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+
+// The taps of one axis: step(output, index into the kernel, cell of x).
+template <class Step>
+void for_axis(const ConvGeometry& g, int axis, int64_t output, Step step) {
+  for (int64_t k = 0; k < g.kernel[axis]; ++k) {
+    const int64_t at = g.stride[axis] * output + g.dilation[axis] * k - g.pad_lo[axis];
+    if (at >= 0 && at < g.x[axis]) step(k, at);
+  }
+}
+
+// Calls step(position, cell of x, tap) in ascending order of positions, then taps.
+template <class Step>
+void for_local_taps(const ConvGeometry& g, Step step) {
+  int64_t position = 0;
+  for (int64_t d = 0; d < g.y[0]; ++d)
+    for (int64_t h = 0; h < g.y[1]; ++h)
+      for (int64_t w = 0; w < g.y[2]; ++w, ++position)
+        for_axis(g, 0, d, [&](int64_t kd, int64_t xd) {
+          for_axis(g, 1, h, [&](int64_t kh, int64_t xh) {
+            for_axis(g, 2, w, [&](int64_t kw, int64_t xw) {
+              step(position, (xd * g.x[1] + xh) * g.x[2] + xw, (kd * g.kernel[1] + kh) * g.kernel[2] + kw);
+            });
+          });
+        });
+}
+
+// Images [first, first + count) of dense volumes to and from lane layout.
 template <class T>
-struct LaneVolume {
+struct LaneImages {
   const ConvTable<T>& table = conv_table<T>();
-  Axes axes;
-  std::vector<std::vector<Unit>> units;
-  int64_t blocks = 0, cells = 0;
+  int64_t first, count;
 
-  LaneVolume(Axes a, int64_t first, int64_t count) : axes(std::move(a)) {
-    for (const Axis& axis : axes)
-      if (axis.phases.empty()) return;  // nothing but padding: no cells
-    for (int i = 0; i < 3; ++i) axes[i].lay_out(1, i == 2);
-    cells = axes[0].cells() * axes[1].cells() * axes[2].cells();
-    const LaneGroup group{first, count, {1, 1, 1}};
-    blocks = group.blocks(table.lanes);
-    for (int64_t b = 0; b < blocks; ++b) units.push_back(units_of_block(group, b, table.lanes, axes));
+  int64_t blocks() const { return ceil_div(count, table.lanes); }
+  int64_t vector() const { return blocks() * table.lanes; }
+
+  // The rows of channel c of the images in block b; `other` for lanes without one.
+  template <class U>
+  std::vector<U*> rows(const View<U>& v, int64_t c, int64_t b, U* other) const {
+    std::vector<U*> rows(table.lanes, other);
+    for (int64_t n = b * table.lanes, l = 0; n < count && l < table.lanes; ++n, ++l)
+      rows[l] = v.data + (first + n) * v.stride[0] + c * v.stride[1];
+    return rows;
   }
 
-  int64_t vector() const { return blocks * table.lanes; }
-  int64_t channel() const { return cells * vector(); }
-
-  void pack(const View<const T>& v, T* dst) const {
-    const int64_t planes = axes[0].cells();
-    parallel_for(v.shape[1] * planes, [&](int64_t i) {
-      for (int64_t b = 0; b < blocks; ++b)
-        pack_plane(v, axes, units[b], i / planes, i % planes, dst + i * channel() / planes + b * table.lanes, vector());
+  // dst(cell, channel, image), cells `stride` apart
+  void pack(const View<const T>& v, int64_t cells, T* dst, int64_t stride) const {
+    Scratch<T> zeros(cells);
+    std::fill_n(zeros.get(), cells, T(0));
+    parallel_for(v.shape[1], [&](int64_t c) {
+      for (int64_t b = 0; b < blocks(); ++b)
+        table.interleave(rows<const T>(v, c, b, zeros.get()).data(), cells, dst + c * vector() + b * table.lanes,
+                         stride);
     });
   }
 
-  // Adds channel c, packed at src, to v: every cell to where it was read from.
-  void add_to(const View<T>& v, int64_t c, const T* src) const {
+  // Channel c from src(cell, image).
+  void unpack(const T* src, const View<T>& v, int64_t c, int64_t cells) const {
+    Scratch<T> nobody(cells);
+    for (int64_t b = 0; b < blocks(); ++b)
+      table.deinterleave(src + b * table.lanes, vector(), cells, rows<T>(v, c, b, nobody.get()).data());
+  }
+};
+
+// The weights of a gather: element (group, outer channel, inner channel) is a run over (position, tap).
+template <class T>
+struct LocalWeights {
+  const T* data;
+  int64_t group, outer, inner;
+};
+
+// A tile's worth of outer channels. Where they leave lanes of a packed vector idle, `inner` channels share it.
+struct OuterBlock {
+  int64_t first, valid;
+  int outputs;
+  int64_t inner, width;
+
+  template <class T>
+  static std::vector<OuterBlock> cut(const ConvTable<T>& table, int64_t outer, int64_t inner) {
+    std::vector<OuterBlock> blocks;
+    for (int64_t o = 0; o < outer;) {
+      const int outputs = tile_outputs(table, outer - o);
+      const int64_t shared = std::min<int64_t>(inner, std::max(1, table.lanes / outputs));
+      blocks.push_back({o, std::min<int64_t>(outputs, outer - o), outputs, shared,
+                        ceil_div(shared * outputs, table.lanes) * table.lanes});
+      o += outputs;
+    }
+    return blocks;
+  }
+
+  int64_t steps(int64_t channels) const { return ceil_div(channels, inner); }
+
+  // dst(step of inner channels, weight [first, last), width): `outputs` numbers of each inner channel
+  template <class T>
+  void pack(const ConvTable<T>& table, const LocalWeights<T>& w, int64_t group, int64_t channels, int64_t first_weight,
+            int64_t last_weight, const T* zeros, T* dst) const {
     const int L = table.lanes;
-    const int64_t width = axes[2].cells();
-    Scratch<T> plain(L * width);
-    std::vector<T*> rows(L);
-    for (int l = 0; l < L; ++l) rows[l] = plain.get() + l * width;
-    for (const int64_t d : axes[0].cell_at)
-      for (const int64_t h : axes[1].cell_at) {
-        const T* line = src;
-        src += width * vector();
-        if (d < 0 || d >= v.shape[2] || h < 0 || h >= v.shape[3]) continue;
-        for (int64_t b = 0; b < blocks; ++b) {
-          table.deinterleave(line + b * L, vector(), width, rows.data());
-          for (int l = 0; l < L && units[b][l].image >= 0; ++l) {
-            T* to = v.data + units[b][l].image * v.stride[0] + c * v.stride[1] + d * v.stride[2] + h * v.stride[3];
-            for (int64_t i = 0; i < width; ++i) {
-              const int64_t at = axes[2].cell_at[i];
-              if (at >= 0 && at < v.shape[4]) to[at * v.stride[4]] += rows[l][i];
-            }
-          }
+    const int64_t count = last_weight - first_weight;
+    std::vector<const T*> rows(L);
+    for (int64_t c = 0; c < channels; c += inner, dst += count * width)
+      for (int64_t v = 0; v < width; v += L) {
+        for (int l = 0; l < L; ++l) {
+          const int64_t more = (v + l) / outputs, o = (v + l) % outputs;
+          rows[l] = more < inner && c + more < channels && o < valid
+                        ? w.data + group * w.group + (first + o) * w.outer + (c + more) * w.inner + first_weight
+                        : zeros;
         }
+        table.interleave(rows.data(), count, dst + v, width);
       }
   }
 };
 
-struct WindowTap {
-  int64_t k;     // index into K
-  int64_t cell;  // relative to the first cell of the position
+// How the blocks of outer channels and the cells of a gather are cut into tasks.
+struct GatherTasks {
+  int64_t blocks, cells;
 };
 
-std::vector<WindowTap> window_taps(const ConvGeometry& g, const Axes& axes) {
-  std::vector<WindowTap> taps;
-  for (const Tap& d : axes[0].phases[0].taps)
-    for (const Tap& h : axes[1].phases[0].taps)
-      for (const Tap& w : axes[2].phases[0].taps)
-        taps.push_back({(d.k * g.kernel[1] + h.k) * g.kernel[2] + w.k,
-                        (d.cell * axes[1].cells() + h.cell) * axes[2].cells() + w.cell});
-  return taps;
-}
-
-// The first cell that output position p reads.
-int64_t window_start(const ConvGeometry& g, const Axes& axes, int64_t p) {
-  const int64_t d = p / (g.y[1] * g.y[2]), h = p / g.y[2] % g.y[1], w = p % g.y[2];
-  return (d * axes[0].step * axes[1].cells() + h * axes[1].step) * axes[2].cells() + w;
-}
-
-// Calls step(first, count) on runs of images.
-template <class T, class Step>
-void for_images(int64_t batch, Step step) {
-  const int64_t most = kBlocksAtOnce * conv_table<T>().lanes;
-  for (int64_t n = 0; n < batch; n += most) step(n, std::min(most, batch - n));
-}
-
-// A tile of any number of positions. x(channels) of x_channel elements, w(channels, taps, outputs).
+// to[n, e, cell] = sum over inner channels i, taps of w[e, i, weight] * from[n, i, tap's cell], in this order.
 template <class T>
-void run_tile(const ConvTable<T>& table, int outputs, int64_t positions, const T* x, int64_t x_channel,
-              int64_t channels, const std::vector<TapOffset>& taps, const T* w, T* y, int64_t y_stride) {
-  const int64_t count = static_cast<int64_t>(taps.size());
-  for (int64_t p = 0; p < positions;) {
-    const int64_t some = std::min<int64_t>(positions - p, table.max_positions[outputs]);
-    table.tile[outputs][some](x + p * table.lanes, x_channel, w, count * outputs, channels, taps.data(), count,
-                              y + p * table.lanes, y_stride, table.lanes, false);
-    p += some;
-  }
+void gather(const View<const T>& from, const LocalWeights<T>& w, const View<T>& to, int64_t groups,
+            const LocalTaps& taps, const GatherTasks& tasks) {
+  const ConvTable<T>& table = conv_table<T>();
+  const int64_t inner = from.shape[1] / groups, outer = to.shape[1] / groups;
+  const int64_t from_cells = from.shape[2] * from.shape[3] * from.shape[4], cells = taps.cells();
+  const std::vector<OuterBlock> blocks = OuterBlock::cut(table, outer, inner);
+  const int64_t block_count = static_cast<int64_t>(blocks.size()), sets = ceil_div(block_count, tasks.blocks);
+  const int64_t padded = blocks.back().first + blocks.back().outputs, slabs = ceil_div(cells, tasks.cells);
+  int64_t most_reads = 0;
+  for (int64_t i = 0; i < cells; ++i) most_reads = std::max(most_reads, taps.count(i));
+  for_local_images<T>(from.shape[0], [&](int64_t first_image, int64_t images) {
+    const LaneImages<T> lanes{table, first_image, images};
+    const int64_t vector = lanes.vector(), channel = cells * vector;
+    const int64_t from_cell = from.shape[1] * vector + table.lanes;  // powers of two would meet in one set of a cache
+    Scratch<T> packed(from_cells * from_cell), sums(groups * padded * channel);
+    lanes.pack(from, from_cells, packed.get(), from_cell);
+    parallel_for(groups * sets * slabs, [&](int64_t task) {
+      const int64_t group = task / (sets * slabs), set = task / slabs % sets, slab = task % slabs;
+      const int64_t first_cell = slab * tasks.cells, last_cell = std::min(cells, first_cell + tasks.cells);
+      const int64_t first_block = set * tasks.blocks, last_block = std::min(block_count, first_block + tasks.blocks);
+      int64_t first_weight = 0, last_weight = 0;
+      if (taps.begin[first_cell] < taps.begin[last_cell]) {
+        const auto ends = std::minmax_element(taps.of(first_cell), taps.of(last_cell),
+                                              [](const LocalTap& a, const LocalTap& b) { return a.weight < b.weight; });
+        first_weight = ends.first->weight, last_weight = ends.second->weight + 1;
+      }
+      const int64_t count = last_weight - first_weight;
+      int64_t room = 0, most_inner = 0;
+      for (int64_t b = first_block; b < last_block; ++b)
+        room += blocks[b].steps(inner) * count * blocks[b].width, most_inner = std::max(most_inner, blocks[b].inner);
+      Scratch<T> weights(room + table.kMaxOutputs), zeros(count);
+      std::fill_n(zeros.get(), count, T(0));
+      T* to_weights = weights.get();
+      for (int64_t b = first_block; b < last_block; ++b) {
+        blocks[b].pack(table, w, group, inner, first_weight, last_weight, zeros.get(), to_weights);
+        to_weights += blocks[b].steps(inner) * count * blocks[b].width;
+      }
+      std::vector<TapOffset> offsets(most_inner * most_reads);
+      for (int64_t cell = first_cell; cell < last_cell; ++cell) {
+        const T* block_weights = weights.get();
+        for (int64_t b = first_block; b < last_block; ++b) {
+          const OuterBlock& block = blocks[b];
+          const int64_t reads = taps.count(cell);
+          for (int64_t t = 0; t < reads; ++t) {
+            const LocalTap& tap = taps.of(cell)[t];
+            offsets[t] = {tap.cell * from_cell, (tap.weight - first_weight) * block.width};
+          }
+          for (int64_t t = reads; t < block.inner * reads; ++t)
+            offsets[t] = {offsets[t - reads].cell + vector, offsets[t - reads].weight + block.outputs};
+          const int64_t whole = inner / block.inner, rest = inner % block.inner;
+          const T* at = packed.get() + group * inner * vector;
+          T* y = sums.get() + (group * padded + block.first) * channel + cell * vector;
+          const int64_t pieces = ceil_div(lanes.blocks(), table.max_positions[block.outputs]);
+          for (int64_t piece = 0; piece < pieces; ++piece) {
+            const int64_t v = lanes.blocks() * piece / pieces * table.lanes;
+            const int64_t wide = lanes.blocks() * (piece + 1) / pieces - lanes.blocks() * piece / pieces;
+            const auto tile = table.tile[block.outputs][wide];
+            tile(at + v, block.inner * vector, block_weights, count * block.width, whole, offsets.data(),
+                 block.inner * reads, y + v, channel, table.lanes, false);
+            if (rest > 0)
+              tile(at + whole * block.inner * vector + v, 0, block_weights + whole * count * block.width, 0, 1,
+                   offsets.data(), rest * reads, y + v, channel, table.lanes, true);
+          }
+          block_weights += block.steps(inner) * count * block.width;
+        }
+      }
+    });
+    parallel_for(to.shape[1], [&](int64_t c) {
+      lanes.unpack(sums.get() + (c / outer * padded + c % outer) * channel, to, c, cells);
+    });
+  });
 }
 
 }  // namespace
 
+LocalTaps taps_of_y(const ConvGeometry& g) {
+  LocalTaps found;
+  const int64_t taps = g.taps();
+  found.begin.assign(g.y_volume() + 1, 0);
+  for_local_taps(g, [&](int64_t position, int64_t cell, int64_t tap) {
+    found.taps.push_back({position * taps + tap, cell});
+    found.begin[position + 1] = static_cast<int64_t>(found.taps.size());
+  });
+  for (size_t p = 1; p < found.begin.size(); ++p) found.begin[p] = std::max(found.begin[p], found.begin[p - 1]);
+  return found;
+}
+
+LocalTaps taps_of_x(const ConvGeometry& g) {
+  const LocalTaps by_position = taps_of_y(g);
+  LocalTaps found;
+  found.begin.assign(g.x_volume() + 1, 0);
+  for (const LocalTap& tap : by_position.taps) ++found.begin[tap.cell + 1];
+  for (size_t i = 1; i < found.begin.size(); ++i) found.begin[i] += found.begin[i - 1];
+  found.taps.resize(by_position.taps.size());
+  std::vector<int64_t> next(found.begin.begin(), found.begin.end() - 1);
+  for (int64_t p = 0; p < by_position.cells(); ++p)
+    for (const LocalTap* tap = by_position.of(p); tap != by_position.of(p + 1); ++tap)
+      found.taps[next[tap->cell]++] = {tap->weight, p};
+  return found;
+}
+
 template <class T>
 void local_conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
-  fill<T>(y, 0.0);
-  if (x.size() == 0 || w.size() == 0 || y.size() == 0) return;
-  x = x.volume(), y = y.volume();
-  const int64_t C = g.in_channels / g.groups, O = g.out_channels / g.groups, P = g.y_volume();
-  for_images<T>(g.batch, [&](int64_t first, int64_t count) {
-    const LaneVolume<T> window(gather_axes(g), first, count), result(identity_axes(g), first, count);
-    if (window.cells == 0) return;
-    const ConvTable<T>& table = window.table;
-    const int64_t vector = window.vector();
-    const std::vector<WindowTap> taps = window_taps(g, window.axes);
-    Scratch<T> xs(g.in_channels * window.channel()), ys(g.out_channels * result.channel());
-    window.pack(x, xs.get());
-    parallel_for(P * g.groups, [&](int64_t i) {
-      const int64_t p = i / g.groups, group = i % g.groups;
-      Scratch<T> weights(C * static_cast<int64_t>(taps.size()) * table.kMaxOutputs), sums(table.kMaxOutputs * vector);
-      std::vector<TapOffset> offsets(taps.size());
-      const T* from = xs.get() + group * C * window.channel() + window_start(g, window.axes, p) * vector;
-      for (int64_t o = 0; o < O;) {
-        const int tile = tile_outputs(table, O - o);
-        const int64_t valid = std::min<int64_t>(tile, O - o);
-        for (size_t t = 0; t < taps.size(); ++t) offsets[t] = {taps[t].cell * vector, static_cast<int64_t>(t) * tile};
-        T* to = weights.get();
-        for (int64_t c = 0; c < C; ++c)
-          for (const WindowTap& tap : taps) {
-            const T* at =
-                w.data + (group * O + o) * w.stride[0] + c * w.stride[1] + p * w.stride[2] + tap.k * w.stride[3];
-            for (int j = 0; j < tile; ++j) *to++ = j < valid ? at[j * w.stride[0]] : T(0);
-          }
-        run_tile(table, tile, window.blocks, from, window.channel(), C, offsets, weights.get(), sums.get(), vector);
-        for (int64_t j = 0; j < valid; ++j)
-          std::copy_n(sums.get() + j * vector, vector, ys.get() + (group * O + o + j) * result.channel() + p * vector);
-        o += tile;
-      }
-    });
-    parallel_for(g.out_channels, [&](int64_t o) { result.add_to(y, o, ys.get() + o * result.channel()); });
-  });
+  if (y.size() == 0) return;
+  if (x.size() == 0 || w.size() == 0) return fill<T>(y, 0.0);
+  const DenseOperand<T> from(x.volume()), weights(w);
+  const DenseResult<T> to(y.volume());
+  if (few_local_images<T>(g)) {
+    local_conv_few(from.view(), weights.view(), to.view(), g);
+  } else {
+    const View<const T>& v = weights.view();
+    const LocalTaps taps = taps_of_y(g);
+    const int64_t C = g.in_channels / g.groups, O = g.out_channels / g.groups;
+    const int64_t bytes = C * g.taps() * static_cast<int64_t>(sizeof(T));  // of one outer channel, one position
+    const int64_t wide = conv_table<T>().wide_outputs, run = local_run(conv_table<T>(), g);
+    const int64_t blocks = std::clamp<int64_t>(kWeightBytes / (bytes * wide * run), 1, ceil_div(O, wide));
+    const int64_t cells = std::clamp(kWeightBytes / (bytes * std::min(O, blocks * wide)), run,
+                                     std::max(run, ceil_div(taps.cells(), kTasks)));
+    gather<T>(from.view(), {v.data, O * v.stride[0], v.stride[0], v.stride[1]}, to.view(), g.groups, taps,
+              {blocks, cells});
+  }
+  to.finish();
 }
 
 template <class T>
 void local_conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  fill<T>(x, 0.0);
-  if (x.size() == 0 || w.size() == 0 || y.size() == 0) return;
-  x = x.volume(), y = y.volume();
-  const int64_t C = g.in_channels / g.groups, O = g.out_channels / g.groups, P = g.y_volume();
-  for_images<T>(g.batch, [&](int64_t first, int64_t count) {
-    const LaneVolume<T> window(gather_axes(g), first, count), source(identity_axes(g), first, count);
-    if (window.cells == 0) return;
-    const ConvTable<T>& table = window.table;
-    const int64_t vector = window.vector();
-    const std::vector<WindowTap> taps = window_taps(g, window.axes);
-    Scratch<T> ys(g.out_channels * source.channel());
-    source.pack(y, ys.get());
-    const std::vector<TapOffset> only(1, {0, 0});
-    // One input channel owns its window: taps are the tile's outputs, output channels its sum.
-    parallel_for(g.in_channels, [&](int64_t channel) {
-      const int64_t group = channel / C, c = channel % C, count_taps = static_cast<int64_t>(taps.size());
-      Scratch<T> cells(window.channel()), weights(O * table.kMaxOutputs), sums(table.kMaxOutputs * vector);
-      std::fill_n(cells.get(), window.channel(), T(0));
-      for (int64_t p = 0; p < P; ++p)
-        for (int64_t t = 0; t < count_taps;) {
-          const int tile = tile_outputs(table, count_taps - t);
-          const int64_t valid = std::min<int64_t>(tile, count_taps - t);
-          T* to = weights.get();
-          for (int64_t o = 0; o < O; ++o) {
-            const T* at = w.data + (group * O + o) * w.stride[0] + c * w.stride[1] + p * w.stride[2];
-            for (int j = 0; j < tile; ++j) *to++ = j < valid ? at[taps[t + j].k * w.stride[3]] : T(0);
-          }
-          run_tile(table, tile, window.blocks, ys.get() + group * O * source.channel() + p * vector, source.channel(),
-                   O, only, weights.get(), sums.get(), vector);
-          for (int64_t j = 0; j < valid; ++j) {
-            T* at = cells.get() + (window_start(g, window.axes, p) + taps[t + j].cell) * vector;
-            for (int64_t n = 0; n < vector; ++n) at[n] += sums.get()[j * vector + n];
-          }
-          t += tile;
-        }
-      window.add_to(x, channel, cells.get());
-    });
-  });
-}
-
-template <class T>
-void local_conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
-  fill<T>(w, 0.0);
-  if (x.size() == 0 || w.size() == 0 || y.size() == 0) return;
-  x = x.volume(), y = y.volume();
+  if (x.size() == 0) return;
+  if (y.size() == 0 || w.size() == 0) return fill<T>(x, 0.0);
+  const DenseOperand<T> from(y.volume()), weights(w);
+  const DenseResult<T> to(x.volume());
+  const View<const T>& v = weights.view();
+  const LocalTaps taps = taps_of_x(g);
   const int64_t C = g.in_channels / g.groups, O = g.out_channels / g.groups;
-  for_images<T>(g.batch, [&](int64_t first, int64_t count) {
-    const LaneVolume<T> window(gather_axes(g), first, count), source(identity_axes(g), first, count);
-    if (window.cells == 0) return;
-    const ConvTable<T>& table = window.table;
-    const int L = table.lanes;
-    const int64_t vector = window.vector();
-    const std::vector<WindowTap> taps = window_taps(g, window.axes);
-    const int64_t count_taps = static_cast<int64_t>(taps.size());
-    Scratch<T> xs(g.in_channels * window.channel()), ys(g.out_channels * source.channel());
-    window.pack(x, xs.get());
-    source.pack(y, ys.get());
-    // Images are the sum here: a tile of output channels times taps, then its lanes.
-    parallel_for(g.y_volume() * g.groups, [&](int64_t i) {
-      const int64_t p = i / g.groups, group = i % g.groups;
-      Scratch<T> cotangent(window.blocks * table.kMaxOutputs * L), lanes(count_taps * table.kMaxOutputs * L);
-      Scratch<T> sums(count_taps * table.kMaxOutputs);
-      std::vector<TapOffset> offsets(taps.size());
-      for (int64_t o = 0; o < O;) {
-        const int tile = tile_outputs(table, O - o);
-        const int64_t valid = std::min<int64_t>(tile, O - o), widest = table.max_positions[tile];
-        for (int64_t b = 0; b < window.blocks; ++b)
-          for (int64_t j = 0; j < tile; ++j) {
-            const T* from = ys.get() + (group * O + o + j) * source.channel() + p * vector + b * L;
-            T* to = cotangent.get() + (b * tile + j) * L;
-            j < valid ? std::copy_n(from, L, to) : std::fill_n(to, L, T(0));
-          }
-        for (int64_t t = 0; t < count_taps; ++t) offsets[t] = {taps[t].cell * vector, t * tile * L};
-        for (int64_t c = 0; c < C; ++c) {
-          const T* from = xs.get() + (group * C + c) * window.channel() + window_start(g, window.axes, p) * vector;
-          std::fill_n(lanes.get(), count_taps * tile * L, T(0));
-          std::fill_n(sums.get(), count_taps * tile, T(0));
-          for (int64_t t = 0; t < count_taps; t += widest)
-            table.weight_tile[tile][std::min(widest, count_taps - t)](from, 0, cotangent.get(), 0, 1, window.blocks,
-                                                                      offsets.data() + t, lanes.get());
-          table.add_lanes(lanes.get(), count_taps * tile, sums.get());
-          for (int64_t j = 0; j < valid; ++j) {
-            T* at = w.data + (group * O + o + j) * w.stride[0] + c * w.stride[1] + p * w.stride[2];
-            for (int64_t t = 0; t < count_taps; ++t) at[taps[t].k * w.stride[3]] += sums.get()[t * tile + j];
-          }
-        }
-        o += tile;
-      }
-    });
-  });
+  // The weights of a run of cells lie far apart, all between are packed: few runs.
+  const int64_t tasks = g.groups * ceil_div(C, conv_table<T>().wide_outputs);
+  gather<T>(from.view(), {v.data, O * v.stride[0], v.stride[1], v.stride[0]}, to.view(), g.groups, taps,
+            {1, ceil_div(taps.cells(), ceil_div(kTasks, tasks))});
+  to.finish();
 }
 
-#define GK_INSTANTIATE(T)                                                                            \
-  template void local_conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
-  template void local_conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
-  template void local_conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
+#define GK_INSTANTIATE(T)                                                                  \
+  template void local_conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
+  template void local_conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

@@ -138,6 +138,7 @@ _TRANSPOSE_EDGES = [
 _LOCAL_EDGES = [
     _case("1d unshared", "local_conv", (2, 3, 7), (4, 3, 5, 3)),
     _case("2d unshared", "local_conv", (2, 4, 5, 4), (6, 2, 2, 2, 2, 3), stride=(2, 1), groups=2),
+    _case("2d unshared, more images", "local_conv", (17, 2, 3, 3), (3, 2, 3, 2, 2, 2), padding=((1, 0), (0, 0))),
     _case("3d unshared", "local_conv", (2, 2, 3, 4, 3), (3, 2, 3, 2, 2, 3, 3, 2), stride=(1, 2, 1),
           padding=((1, 1), (0, 1), (0, 0))),
 ]  # fmt: skip
