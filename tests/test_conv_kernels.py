@@ -261,6 +261,25 @@ def test_matmul_is_exact_on_integers_for_any_layout(shape: tuple[int, ...], dtyp
                 np.testing.assert_array_equal(out, want)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1031, 5, 1024), (2, 1030, 3, 1040)])
+def test_large_products_of_a_short_inner_extent_are_exact_on_integers(
+    shape: tuple[int, ...], dtype: Any, restore_knobs: None
+) -> None:
+    B, M, K, N = shape
+    rng = np.random.default_rng(1)
+    a = rng.integers(-4, 5, (B, K, M)).astype(dtype).transpose(0, 2, 1)
+    b = rng.integers(-4, 5, (B, K, N)).astype(dtype)
+    want = a @ b
+    for isa, threads in product(_cpu.isa_present(), (1, 3)):
+        _cpu.set_isa(isa)
+        _cpu.set_num_threads(threads)
+        for left in (a, np.ascontiguousarray(a)):
+            out = np.full((B, M, N + 16), np.nan, dtype)[:, :, :N]
+            _cpu.matmul(left, b, out, MATMUL_PRECISIONS["full"])
+            np.testing.assert_array_equal(out, want)
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_col2im_is_the_adjoint_of_im2col(name: str) -> None:
     g = GEOMETRIES[name]

@@ -8,6 +8,7 @@
 #include "bf16.hpp"
 #include "conv_table.hpp"
 #include "kernels.hpp"
+#include "matmul_outer.hpp"
 #include "parallel.hpp"
 #include "scratch.hpp"
 
@@ -200,6 +201,8 @@ void product(View<const T> a, View<const T> b, View<T> c) {
   if (N <= table.wide_outputs && a.stride[2] == 1 && K >= L) return few_columns<T>(a, b, c);
   if (M <= table.wide_outputs && b.stride[1] == 1 && K >= L)
     return few_columns<T>(transposed(b), transposed(a), transposed(c));
+  if constexpr (!kPairs)
+    if (is_outer<T>(a, b, c)) return matmul_outer<T>(a, b, c);
   if (N < M && N < L) return product<T, E>(transposed(b), transposed(a), transposed(c));  // vectors run along N
 
   const std::vector<RowBlock> blocks = cut_rows(table, M);
