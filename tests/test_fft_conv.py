@@ -184,6 +184,16 @@ def test_spectra_that_are_held_a_few_images_at_a_time_add_up(slot: str) -> None:
 
 
 @pytest.mark.parametrize("slot", SLOTS)
+def test_spectra_of_volumes_that_outgrow_the_caches_are_right(slot: str) -> None:
+    g = geometry((16, 5, 28, 28, 28), (5, 5, 2, 3, 3), padding=(0, 1, 1))  # 9 MiB, 16 frequencies along W
+    a, b = draw(slot, g, integers=True)
+    want = expected(slot, g, a, b)
+    for isa in cpu.isa_present():
+        cpu.set_isa(isa)
+        np.testing.assert_array_equal(np.rint(run(slot, g, a, b)), want, err_msg=isa)
+
+
+@pytest.mark.parametrize("slot", SLOTS)
 @pytest.mark.parametrize("name", ["dense 3-D", "one channel", "odd channels", "groups", "1-D"])
 def test_the_bits_are_the_same_for_any_thread_count(name: str, slot: str) -> None:
     g = GEOMETRIES[name]

@@ -42,11 +42,11 @@ class FftConv {
     const int64_t inputs = from.v.shape[1], outputs = to.v.shape[1];
     const int tile = channel_tile(outputs, lanes_);
     const Pairs pairs = tiled_pairs(w.shape[0], w.shape[1], tile, transposed, lanes_);
-    const Spectrum<T> ws = spectrum(pairs.lines, g_.kernel[0]);
+    const Spectrum<T> ws = spectrum(pairs.lines, g_.kernel[0], ReadBy::columns);
     planes_.forward(pair_volumes(w, pairs), pairs.lines, ws);
     const int64_t round = blocks_at_once(inputs * from.extent[0] + outputs * to.extent[0]);
-    const Spectrum<T> in = spectrum(lines_of(0, round, inputs, 1, false), from.extent[0]);
-    const Spectrum<T> out = spectrum(lines_of(0, round, outputs, 1, false), to.extent[0]);
+    const Spectrum<T> in = spectrum(lines_of(0, round, inputs, 1, false), from.extent[0], ReadBy::columns);
+    const Spectrum<T> out = spectrum(lines_of(0, round, outputs, 1, false), to.extent[0], ReadBy::planes);
     for (int64_t first = 0; first < blocks_; first += round) {
       const int64_t last = std::min(first + round, blocks_);
       forward(from, first, last, 1, false, in);
@@ -93,10 +93,10 @@ class FftConv {
         else
           y_first ? pairs.add(a, b) : pairs.add(b, a);
     pairs.finish(lanes_);
-    const Spectrum<T> ws = spectrum(pairs.lines, g_.kernel[0]);
+    const Spectrum<T> ws = spectrum(pairs.lines, g_.kernel[0], ReadBy::planes);
     const int64_t round = blocks_at_once(ps * p.extent[0] + qs * q.extent[0]);
-    const Spectrum<T> p_in = spectrum(lines_of(0, round, ps, shared, false), p.extent[0]);
-    const Spectrum<T> q_in = spectrum(lines_of(0, round, qs, shared, true), q.extent[0]);
+    const Spectrum<T> p_in = spectrum(lines_of(0, round, ps, shared, false), p.extent[0], ReadBy::columns);
+    const Spectrum<T> q_in = spectrum(lines_of(0, round, qs, shared, true), q.extent[0], ReadBy::columns);
     for (int64_t first = 0; first < blocks_; first += round) {
       const int64_t last = std::min(first + round, blocks_);
       forward(p, first, last, shared, false, p_in);
@@ -181,8 +181,8 @@ class FftConv {
   }
 
   // ---- spectra ---------------------------------------------------------------------------------------------------
-  Spectrum<T> spectrum(int64_t lines, int64_t depth) const {
-    return Spectrum<T>(window_.frequencies(), window_.n[1], lines, depth, lanes_);
+  Spectrum<T> spectrum(int64_t lines, int64_t depth, ReadBy order) const {
+    return Spectrum<T>(window_.frequencies(), window_.n[1], lines, depth, lanes_, flat_ ? ReadBy::planes : order);
   }
 
   // From the real parts of one frequency to its imaginary parts: a vector more, for what reads or writes beyond them.
@@ -217,8 +217,9 @@ class FftConv {
     const Cells c = along_column(cells);
     table_.transform(
         depth_.get(),
-        fft_line<const T>(from.at(fw, fh, line, 0), lanes_, column_stride(from), c.first, c.first + c.extent),
-        fft_line(to, part, step, 0, n()), work);
+        fetching(fft_line<const T>(from.at(fw, fh, line, 0), lanes_, column_stride(from), c.first, c.first + c.extent),
+                 from.ahead_in_column()),
+        fetching(fft_line(to, part, step, 0, n()), vector_), work);
   }
 
   void columns_into_depth(const Spectrum<T>& from, int64_t fw, int64_t fh, int64_t line, int64_t count,
@@ -230,7 +231,7 @@ class FftConv {
   void out_of_depth(const T* from, int64_t part, const Cells& cells, T* to, int64_t stride, T* work,
                     bool stream = false) const {
     const Cells c = along_column(cells);
-    table_.transform(depth_.get(), exchanged(fft_line(from, part, 2 * part, 0, n())),
+    table_.transform(depth_.get(), exchanged(fetching(fft_line(from, part, 2 * part, 0, n()), vector_)),
                      exchanged(fft_line(to, lanes_, stride, c.first, c.first + c.extent, stream)), work);
   }
 

@@ -135,8 +135,10 @@ void VolumeFft<T>::forward(const LaneVolumes<const T>& in, int64_t lines, const 
       }
     }
     for (int64_t k = 0; k < frequencies; ++k)
-      table.transform(h_.get(), fft_line<const T>(rows.get() + k * vector, L, row, in.first[1], in.first[1] + height),
-                      fft_line(out.at(k, 0, line, d), L, out.h_stride(), 0, nh, out.large()), work.get());
+      table.transform(
+          h_.get(),
+          fetching(fft_line<const T>(rows.get() + k * vector, L, row, in.first[1], in.first[1] + height), vector),
+          fetching(fft_line(out.at(k, 0, line, d), L, out.h_stride(), 0, nh, out.large()), vector), work.get());
     table.settle();
   });
 }
@@ -152,9 +154,10 @@ void VolumeFft<T>::inverse(const Spectrum<T>& in, int64_t lines, const LaneVolum
     Scratch<T> packed(kRows * width * L), z(nw * vector), rows(height * row), work(2 * std::max(nw, nh) * vector);
     std::vector<T> plain(kRows * width * L);
     for (int64_t k = 0; k < frequencies; ++k)
-      table.transform(h_.get(), exchanged(fft_line<const T>(in.at(k, 0, line, d), L, in.h_stride(), 0, nh)),
-                      exchanged(fft_line(rows.get() + k * vector, L, row, out.first[1], out.first[1] + height)),
-                      work.get());
+      table.transform(
+          h_.get(),
+          exchanged(fetching(fft_line<const T>(in.at(k, 0, line, d), L, in.h_stride(), 0, nh), in.ahead_in_plane())),
+          exchanged(fft_line(rows.get() + k * vector, L, row, out.first[1], out.first[1] + height)), work.get());
     for (int64_t h = 0; h < height; h += kRows) {
       const int64_t count = std::min(kRows, height - h);
       for (int64_t i = 0; i < count; i += 2) {

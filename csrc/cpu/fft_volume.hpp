@@ -2,6 +2,7 @@
 // and H. The transforms along D belong to the columns of a spectrum, where its user has them in the cache.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -55,53 +56,71 @@ struct LaneVolumes {
   int64_t extent[3], stride[3], first[3];
 };
 
-// Complex vectors (w / kTogether, h, line, plane, w % kTogether): what one column (w, h) needs lies together, and the
-// frequencies of one h are not a power of two apart.
+// How a spectrum is read: column after column along D, or plane after plane.
+enum class ReadBy { columns, planes };
+
+// Complex vectors (w, h, line, plane). A spectrum that outgrows the caches is written past them, and then it matters
+// little where; but memory reads fast only in sequence. So it lies as it is read: as columns (w, h, line, plane) or as
+// planes (line, plane, w, h). Smaller ones lie as columns with kTogether frequencies along W side by side, so that who
+// writes beside a vector still finds its lines of the cache. Vectors that are written together (h or plane after
+// plane) are not a power of two apart.
 template <class T>
 class Spectrum {
  public:
   static constexpr int64_t kTogether = 4;
   static constexpr int64_t kLarge = int64_t(8) << 20;
 
-  Spectrum(int64_t w, int64_t h, int64_t lines, int64_t depth, int lanes)
+  Spectrum(int64_t w, int64_t h, int64_t lines, int64_t depth, int lanes, ReadBy order)
       : vector_(2 * lanes),
-        h_(h),
-        depth_(depth),
-        column_(column(lines, depth, lanes)),
         large_(elements(w, h, lines, depth, lanes) * static_cast<int64_t>(sizeof(T)) > kLarge),
-        data_(size(w, h) * column_) {}
+        together_(large_ ? 1 : kTogether),
+        data_(elements(w, h, lines, depth, lanes)) {
+    if (large_ && order == ReadBy::planes) {
+      h_ = vector_, group_ = h * h_, plane_ = (w * h | 1) * vector_, line_ = depth * plane_;
+    } else {
+      plane_ = together_ * vector_, line_ = depth * plane_, h_ = lines * line_ + kGap * vector_, group_ = h * h_;
+    }
+  }
 
+  // Enough for any order.
   static int64_t elements(int64_t w, int64_t h, int64_t lines, int64_t depth, int lanes) {
-    return size(w, h) * column(lines, depth, lanes);
+    const int64_t columns = (w + kTogether - 1) / kTogether * kTogether * h * (lines * depth + kGap);
+    return std::max(columns, (w * h | 1) * lines * depth) * 2 * lanes;
   }
 
   T* at(int64_t w, int64_t h, int64_t line, int64_t plane) const {
-    return data_.get() + (w / kTogether * h_ + h) * column_ +
-           ((line * depth_ + plane) * kTogether + w % kTogether) * vector_;
+    return data_.get() + w / together_ * group_ + h * h_ + line * line_ + plane * plane_ + w % together_ * vector_;
   }
-  int64_t depth() const { return depth_; }
   // Larger than what the caches keep until it is read.
   bool large() const { return large_; }
-  int64_t h_stride() const { return column_; }
-  int64_t plane_stride() const { return kTogether * vector_; }
+  int64_t h_stride() const { return h_; }
+  int64_t plane_stride() const { return plane_; }
+  // From a line of a column to what its reader wants soon.
+  int64_t ahead_in_column() const { return large_ ? kLinesAhead * line_ : vector_; }
+  int64_t ahead_in_plane() const { return large_ ? kLinesAhead * group_ : vector_; }
 
  private:
-  static int64_t size(int64_t w, int64_t h) { return (w + kTogether - 1) / kTogether * h; }
-  static int64_t column(int64_t lines, int64_t depth, int lanes) { return (lines * depth * kTogether + 3) * 2 * lanes; }
+  static constexpr int64_t kGap = 3, kLinesAhead = 2;
 
-  int64_t vector_, h_, depth_, column_;
+  int64_t vector_;
   bool large_;
+  int64_t together_, group_, h_, line_, plane_;
   Scratch<T> data_;
 };
 
 // A range of a line of complex vectors, in the order that the transform and its inverse want.
 template <class T>
 FftLine<T> fft_line(T* data, int64_t part, int64_t stride, int64_t first, int64_t last, bool stream = false) {
-  return {data, data + part, stride, first, last, stream};
+  return {data, data + part, stride, first, last, stream, 0};
+}
+template <class T>
+FftLine<T> fetching(FftLine<T> line, int64_t ahead) {
+  line.ahead = ahead;
+  return line;
 }
 template <class T>
 FftLine<T> exchanged(const FftLine<T>& line) {
-  return {line.im, line.re, line.stride, line.first, line.last, line.stream};
+  return {line.im, line.re, line.stride, line.first, line.last, line.stream, line.ahead};
 }
 
 template <class T>

@@ -32,7 +32,8 @@ template <class T>
 struct FftLine {
   T *re, *im;
   int64_t stride, first, last;
-  bool stream;  // output: not read again before it has left the caches, and aligned to vectors
+  bool stream;    // output: not read again before it has left the caches, and aligned to vectors
+  int64_t ahead;  // elements from here to what is used soon, to be fetched into the caches meanwhile
 };
 
 template <class T>

@@ -59,12 +59,6 @@ static inline void butterfly(typename Simd<T>::type* re, typename Simd<T>::type*
   }
 }
 
-// The lines of a spectrum lie far apart, but the line of the next frequency beside this one.
-template <class T>
-static inline void prefetch_next(const T* p) {
-  __builtin_prefetch(p + 2 * Simd<T>::lanes);
-}
-
 template <class T, int R, bool First, bool Last>
 static void pass(const FftPass<T>& f, const FftLine<const T>& in, const FftLine<T>& out) {
   typedef typename Simd<T>::type V;
@@ -80,7 +74,7 @@ static void pass(const FftPass<T>& f, const FftLine<const T>& in, const FftLine<
         if (!First || (i >= x.first && i < x.last)) {
           const int64_t at = (First ? i - x.first : i) * x.stride;
           re[k] = load(x.re + at), im[k] = load(x.im + at);
-          if (First) prefetch_next(x.re + at), prefetch_next(x.im + at);
+          if (First) __builtin_prefetch(x.re + at + x.ahead), __builtin_prefetch(x.im + at + x.ahead);
         } else {
           re[k] = V{}, im[k] = V{};
         }
@@ -94,7 +88,7 @@ static void pass(const FftPass<T>& f, const FftLine<const T>& in, const FftLine<
           stream(y.re + at, re[j]), stream(y.im + at, im[j]);
         } else if (Last || j == 0 || p == 0) {
           store(y.re + at, re[j]), store(y.im + at, im[j]);
-          if (Last) prefetch_next(y.re + at), prefetch_next(y.im + at);
+          if (Last) __builtin_prefetch(y.re + at + y.ahead), __builtin_prefetch(y.im + at + y.ahead);
         } else {
           const V c = broadcast(w[2 * j - 2]), d = broadcast(w[2 * j - 1]);
           store(y.re + at, fma(c, re[j], -(d * im[j]))), store(y.im + at, fma(c, im[j], d * re[j]));
@@ -131,7 +125,7 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
   for (int i = 0; i < plan.passes; ++i) {
     const bool first = i == 0, last = i == plan.passes - 1;
     T* to = work + (i % 2) * plan.n * 2 * L;
-    const FftLine<T> y = last ? out : FftLine<T>{to, to + L, 2 * L, 0, plan.n, false};
+    const FftLine<T> y = last ? out : FftLine<T>{to, to + L, 2 * L, 0, plan.n, false, 0};
     switch (plan.pass[i].radix) {
       case 2:
         any_pass<T, 2>(plan.pass[i], x, y, first, last);
@@ -148,7 +142,7 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
       default:
         any_pass<T, 7>(plan.pass[i], x, y, first, last);
     }
-    x = {y.re, y.im, y.stride, 0, plan.n, false};
+    x = {y.re, y.im, y.stride, 0, plan.n, false, 0};
   }
 }
 
