@@ -59,42 +59,58 @@ static inline void butterfly(typename Simd<T>::type* re, typename Simd<T>::type*
   }
 }
 
-template <class T, int R, bool First, bool Last>
-static void pass(const FftPass<T>& f, const FftLine<const T>& in, const FftLine<T>& out) {
+// One pass. N: how many butterflies with neighbouring inputs and outputs it has where that is known (m of the first
+// pass and s of the last), which spares the addresses their arithmetic; else 0.
+template <class T, int R, bool First, bool Last, int N = 0>
+static inline void pass(const FftPass<T>& f, const FftLine<const T>& in, const FftLine<T>& out) {
   typedef typename Simd<T>::type V;
+  constexpr int L = Simd<T>::lanes;
   const FftLine<const T> x = in;
   const FftLine<T> y = out;
-  const int64_t m = Last ? 1 : f.m, s = First ? 1 : f.s;
-  for (int64_t p = 0; p < m; ++p) {
+  const int64_t m = Last ? 1 : N > 0 ? N : f.m, s = First ? 1 : N > 0 ? N : f.s;
+  const auto butterflies = [&](int64_t p, int64_t q) {
     const T* w = f.twiddles + p * (R - 1) * 2;
-    for (int64_t q = 0; q < s; ++q) {
-      V re[R], im[R];
-      GK_UNROLL for (int k = 0; k < R; ++k) {
-        const int64_t i = q + s * (p + m * k);
-        if (!First || (i >= x.first && i < x.last)) {
-          const int64_t at = (First ? i - x.first : i) * x.stride;
-          re[k] = load(x.re + at), im[k] = load(x.im + at);
-          if (First) __builtin_prefetch(x.re + at + x.ahead), __builtin_prefetch(x.im + at + x.ahead);
-        } else {
-          re[k] = V{}, im[k] = V{};
-        }
-      }
-      butterfly<T, R>(re, im);
-      GK_UNROLL for (int j = 0; j < R; ++j) {
-        const int64_t i = q + s * (R * p + j);
-        if (Last && (i < y.first || i >= y.last)) continue;
-        const int64_t at = (Last ? i - y.first : i) * y.stride;
-        if (Last && y.stream) {
-          stream(y.re + at, re[j]), stream(y.im + at, im[j]);
-        } else if (Last || j == 0 || p == 0) {
-          store(y.re + at, re[j]), store(y.im + at, im[j]);
-          if (Last) __builtin_prefetch(y.re + at + y.ahead), __builtin_prefetch(y.im + at + y.ahead);
-        } else {
-          const V c = broadcast(w[2 * j - 2]), d = broadcast(w[2 * j - 1]);
-          store(y.re + at, fma(c, re[j], -(d * im[j]))), store(y.im + at, fma(c, im[j], d * re[j]));
-        }
+    V re[R], im[R];
+    GK_UNROLL for (int k = 0; k < R; ++k) {
+      const int64_t i = q + s * (p + m * k);
+      if (!First) {
+        re[k] = load(x.re + i * 2 * L), im[k] = load(x.re + i * 2 * L + L);
+      } else if (i >= x.first && i < x.last) {
+        const T *at_re = x.re + (i - x.first) * x.stride, *at_im = x.im + (i - x.first) * x.stride;
+        re[k] = load(at_re), im[k] = load(at_im);
+        __builtin_prefetch(at_re + x.ahead), __builtin_prefetch(at_im + x.ahead);
+      } else {
+        re[k] = V{}, im[k] = V{};
       }
     }
+    butterfly<T, R>(re, im);
+    GK_UNROLL for (int j = 0; j < R; ++j) {
+      const int64_t i = q + s * (R * p + j);
+      if (Last) {
+        if (i < y.first || i >= y.last) continue;
+        T *at_re = y.re + (i - y.first) * y.stride, *at_im = y.im + (i - y.first) * y.stride;
+        if (y.stream) {
+          stream(at_re, re[j]), stream(at_im, im[j]);
+        } else {
+          store(at_re, re[j]), store(at_im, im[j]);
+          __builtin_prefetch(at_re + y.ahead), __builtin_prefetch(at_im + y.ahead);
+        }
+        continue;
+      }
+      T* at = y.re + i * 2 * L;
+      if (j == 0 || p == 0) {
+        store(at, re[j]), store(at + L, im[j]);
+      } else {
+        const V c = broadcast(w[2 * j - 2]), d = broadcast(w[2 * j - 1]);
+        store(at, fma(c, re[j], -(d * im[j]))), store(at + L, fma(c, im[j], d * re[j]));
+      }
+    }
+  };
+  if constexpr (N > 0) {
+    GK_UNROLL for (int i = 0; i < N; ++i) First ? butterflies(i, 0) : butterflies(0, i);
+  } else {
+    for (int64_t p = 0; p < m; ++p)
+      for (int64_t q = 0; q < s; ++q) butterflies(p, q);
   }
 }
 
@@ -111,6 +127,30 @@ static void any_pass(const FftPass<T>& f, const FftLine<const T>& x, const FftLi
   }
 }
 
+// Consecutive complex vectors.
+template <class T>
+static inline FftLine<T> whole_line(T* data, int64_t n) {
+  return {data, data + Simd<T>::lanes, 2 * Simd<T>::lanes, 0, n, false, 0};
+}
+
+template <class T, int R, int S>
+static void two_passes(const FftPlan<T>& plan, const FftLine<const T>& in, const FftLine<T>& out, T* work) {
+  pass<T, R, true, false, S>(plan.pass[0], in, whole_line(work, R * S));
+  pass<T, S, false, true, R>(plan.pass[1], whole_line<const T>(work, R * S), out);
+}
+
+// Factors come largest first, so that the second is not beyond R.
+template <class T, int R>
+static void two_passes_from(const FftPlan<T>& plan, const FftLine<const T>& in, const FftLine<T>& out, T* work) {
+  const int second = plan.pass[1].radix;
+  const auto run = second == 2   ? two_passes<T, R, 2>
+                   : second == 3 ? two_passes<T, R, 3>
+                   : second == 4 ? two_passes<T, R, (R < 4 ? R : 4)>
+                   : second == 5 ? two_passes<T, R, (R < 5 ? R : 5)>
+                                 : two_passes<T, R, R>;
+  run(plan, in, out, work);
+}
+
 template <class T>
 static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const FftLine<T>& out, T* work) {
   constexpr int L = Simd<T>::lanes;
@@ -121,11 +161,19 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
     }
     return;
   }
+  if (plan.passes == 2) {
+    const int first = plan.pass[0].radix;
+    const auto run = first == 7   ? two_passes_from<T, 7>
+                     : first == 5 ? two_passes_from<T, 5>
+                     : first == 4 ? two_passes_from<T, 4>
+                                  : two_passes_from<T, 3>;
+    return run(plan, in, out, work);
+  }
   FftLine<const T> x = in;
   for (int i = 0; i < plan.passes; ++i) {
     const bool first = i == 0, last = i == plan.passes - 1;
     T* to = work + (i % 2) * plan.n * 2 * L;
-    const FftLine<T> y = last ? out : FftLine<T>{to, to + L, 2 * L, 0, plan.n, false, 0};
+    const FftLine<T> y = last ? out : whole_line(to, plan.n);
     switch (plan.pass[i].radix) {
       case 2:
         any_pass<T, 2>(plan.pass[i], x, y, first, last);
@@ -142,7 +190,7 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
       default:
         any_pass<T, 7>(plan.pass[i], x, y, first, last);
     }
-    x = {y.re, y.im, y.stride, 0, plan.n, false, 0};
+    x = whole_line<const T>(to, plan.n);
   }
 }
 
