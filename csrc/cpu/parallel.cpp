@@ -1,6 +1,7 @@
-// The thread pool behind parallel_for: workers take task numbers from one atomic counter. A worker that wakes up after
-// the loop is done finds it closed, so nobody waits for a sleeper; workers look for new work for a moment before they
-// sleep, because a network calls one short loop after another.
+// The thread pool behind parallel_for: every thread takes task numbers from a run of its own, in order, then what is
+// left of the others' runs. Loops over the same data so find most of it in the caches of the core that wrote it. A
+// worker that wakes up after the loop is done finds it closed, so nobody waits for a sleeper; workers look for new work
+// for a moment before they sleep, because a network calls one short loop after another.
 #include "parallel.hpp"
 
 #include <pthread.h>
@@ -31,13 +32,18 @@ inline void pause() {
 
 thread_local bool inside_task = false;
 
+// Tasks [next, end) of a loop, on a cache line of their own.
+struct alignas(64) Run {
+  std::atomic<std::int64_t> next{0};
+  std::int64_t end = 0;
+};
+
 struct Pool {
   std::mutex mutex;  // guards all that is not atomic
   std::condition_variable wake, finished;
   std::vector<std::thread> workers;
   const std::function<void(std::int64_t)>* task = nullptr;
-  std::int64_t count = 0;
-  std::atomic<std::int64_t> next{0};
+  std::vector<Run> runs;                     // one for each thread, the first for the caller
   std::atomic<std::uint64_t> generation{0};  // of the loop
   std::atomic<int> active{0};                // workers inside the loop
   int asleep = 0;
@@ -46,25 +52,30 @@ struct Pool {
   std::exception_ptr error;
   const int spins;
 
-  explicit Pool(int threads) : spins(threads <= static_cast<int>(std::thread::hardware_concurrency()) ? kSpins : 0) {
-    for (int i = 1; i < threads; ++i) workers.emplace_back([this] { worker(); });
+  explicit Pool(int threads)
+      : runs(threads), spins(threads <= static_cast<int>(std::thread::hardware_concurrency()) ? kSpins : 0) {
+    for (int i = 1; i < threads; ++i) workers.emplace_back([this, i] { worker(i); });
   }
 
-  void take_tasks() {
+  void take_tasks(std::size_t own) {
     inside_task = true;
-    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      try {
-        (*task)(i);
-      } catch (...) {
-        std::lock_guard<std::mutex> lock(mutex);
-        if (!error) error = std::current_exception();
-        next.store(count, std::memory_order_relaxed);
+    for (std::size_t k = 0; k < runs.size(); ++k) {
+      Run& run = runs[(own + k) % runs.size()];
+      if (run.next.load(std::memory_order_relaxed) >= run.end) continue;
+      for (std::int64_t i; (i = run.next.fetch_add(1, std::memory_order_relaxed)) < run.end;) {
+        try {
+          (*task)(i);
+        } catch (...) {
+          std::lock_guard<std::mutex> lock(mutex);
+          if (!error) error = std::current_exception();
+          for (Run& r : runs) r.next.store(r.end, std::memory_order_relaxed);
+        }
       }
     }
     inside_task = false;
   }
 
-  void worker() {
+  void worker(std::size_t own) {
     std::uint64_t seen = 0;
     for (;;) {
       for (int i = 0; i < spins && generation.load(std::memory_order_relaxed) == seen; ++i) pause();
@@ -79,7 +90,7 @@ struct Pool {
       if (!open) continue;
       active.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
-      take_tasks();
+      take_tasks(own);
       lock.lock();
       if (active.fetch_sub(1, std::memory_order_release) == 1) finished.notify_one();
     }
@@ -90,8 +101,11 @@ struct Pool {
     {
       std::lock_guard<std::mutex> lock(mutex);
       task = &f;
-      count = n;
-      next.store(0, std::memory_order_relaxed);
+      const auto threads = static_cast<std::int64_t>(runs.size());
+      for (std::int64_t k = 0; k < threads; ++k) {
+        runs[k].next.store(n * k / threads, std::memory_order_relaxed);
+        runs[k].end = n * (k + 1) / threads;
+      }
       error = nullptr;
       open = true;
       generation.fetch_add(1, std::memory_order_relaxed);
@@ -99,7 +113,7 @@ struct Pool {
     }
     const auto wanted = std::min<std::int64_t>(sleepers, n - 1);
     for (std::int64_t i = 0; i < wanted; ++i) wake.notify_one();
-    take_tasks();
+    take_tasks(0);
     {
       std::lock_guard<std::mutex> lock(mutex);
       open = false;
