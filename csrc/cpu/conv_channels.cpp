@@ -27,7 +27,9 @@ constexpr int64_t kRun = 64;                // channels of a cell, where there a
 constexpr int64_t kPositions = 384;         // of a task: its sums take 72 KiB
 constexpr int64_t kChannelsAtOnce = 8;      // of the weights that are turned into vectors, at least,
 constexpr int64_t kTurnedBytes = 64 << 10;  // and as many as take this much
-constexpr int64_t kTasks = 64;              // wanted where tasks would be larger than needed
+constexpr int64_t kTasks = 64;              // wanted where tasks would be larger than needed,
+constexpr int64_t kFewTasks = 16;           // and where each reads more weights than this, from memory again:
+constexpr int64_t kCachedBytes = 1 << 20;
 
 // One combination of phases of the three axes.
 struct PhaseTaps {
@@ -229,7 +231,9 @@ class ChannelConv {
     for (size_t p = 0; p < phases_.size(); p += static_cast<size_t>(row_phases())) {
       const PhaseTaps& phase = phases_[p];
       const int64_t rows = count * phase.axis[0]->outputs * phase.axis[1]->outputs;
-      const int64_t wanted = std::min(kPositions / width, rows * pairs / kTasks);
+      const int64_t bytes = group_weights(phase) * row_phases() * static_cast<int64_t>(sizeof(E));
+      const bool large = bytes > kCachedBytes * static_cast<int64_t>(blocks_.size());
+      const int64_t wanted = std::min(kPositions / width, rows * pairs / (large ? kFewTasks : kTasks));
       const int64_t step = std::max<int64_t>(wanted / whole_tiles * whole_tiles, width < kPositions ? whole_tiles : 1);
       for (int64_t r = 0; r < rows; r += step)
         for (int64_t g = 0; g < groups_; ++g)
