@@ -210,10 +210,11 @@ def _rival(w: Workload, label: str, gan: Any, real: Any, dtype: str) -> Rival:
 
 # ---- generation ------------------------------------------------------------------------------------------------------
 def generation(bench: Bench, name: str, dtype: str, threads: int, batch: int) -> list[Row]:
-    """Images of a batch in evaluation mode, noise included; PyTorch, ONNX Runtime."""
+    """Images of a batch in evaluation mode, noise included, weights frozen; PyTorch, ONNX Runtime (frozen, too)."""
     w = WORKLOADS[name]
     bench.use(threads)
     gan = w.gan(True)
+    gan.frozen = True
     real = w.real(gan, batch)
     found, _ = layers.all_units(gan, real)
     bound = answers.chain_bound(len(found), max(u.fan_in for u in found))

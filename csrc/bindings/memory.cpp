@@ -1,22 +1,38 @@
 // Arrays over blocks of a memory pool, and recordings of kernel calls, for Python.
 #include "../cpu/memory.hpp"
+#include "../cpu/prepared.hpp"
 #include "numpy_view.hpp"
 #include "record.hpp"
 
 namespace gk {
 namespace {
 
-// Recordings may share memory if they never run at the same time: what one leaves behind, its outputs, stays leased.
-struct HostRecording : Recording {
-  std::shared_ptr<cpu::MemoryPool> memory;
-
-  static HostRecording* active() { return static_cast<HostRecording*>(Recording::active()); }
-};
-
 std::shared_ptr<cpu::MemoryPool> common_pool() {
   static auto* pool = new std::shared_ptr<cpu::MemoryPool>(std::make_shared<cpu::MemoryPool>());  // arrays may die last
   return *pool;
 }
+
+// Recordings may share memory if they never run at the same time: what one leaves behind, its outputs, stays leased.
+struct HostRecording : Recording {
+  std::shared_ptr<cpu::MemoryPool> memory;
+  cpu::Constants constants{common_pool()};
+
+  static HostRecording* active() { return static_cast<HostRecording*>(Recording::active()); }
+
+  void run(std::size_t begin, std::size_t end, const Shifts& shifts) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const cpu::UsingConstants using_constants(constants, i);
+      calls()[i].run(shifts);
+    }
+  }
+
+  void add_constant(const py::array& a) {
+    if (a.size() == 0) return;
+    py::ssize_t last = 0;  // element, in bytes
+    for (py::ssize_t i = 0; i < a.ndim(); ++i) last += (a.shape(i) - 1) * a.strides(i);
+    constants.add(a.data(), static_cast<std::size_t>(last + a.itemsize()));
+  }
+};
 
 struct Lease {
   void* block;
@@ -71,6 +87,7 @@ void bind_memory(py::module_& m) {
         return recording;
       }))
       .def("computed", [](const HostRecording& r, const py::array& a) { return a.size() == 0 || r.computed(a.data()); })
+      .def("add_constant", &HostRecording::add_constant, "an array that stays as it is from now on")
       .def("run", &HostRecording::run, py::call_guard<py::gil_scoped_release>());
 }
 

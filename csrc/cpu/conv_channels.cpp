@@ -15,6 +15,7 @@
 #include "conv_paths.hpp"
 #include "kernels.hpp"
 #include "parallel.hpp"
+#include "prepared.hpp"
 #include "scratch.hpp"
 
 namespace gk::cpu {
@@ -84,8 +85,7 @@ class ChannelConv {
     }
     const ChannelCells cells(axes_, inputs_, groups_, std::max(kProducts / taps, kRun), table_.lanes / kHalves, parts_);
     plan_phases(cells);
-    Scratch<E> weights(packed_weights_);
-    pack_weights(cells, weights.get());
+    const Prepared<E> weights(w_.data, packed_weights_, [&](E* to) { pack_weights(cells, to); });
     const int64_t image_bytes = cells.image * static_cast<int64_t>(sizeof(E));
     const int64_t per_round = std::max<int64_t>(1, std::min(in_.shape[0], kPackedBytes / image_bytes));
     Scratch<E> packed(per_round * cells.image);

@@ -10,6 +10,7 @@
 #include "kernels.hpp"
 #include "lanes.hpp"
 #include "parallel.hpp"
+#include "prepared.hpp"
 #include "scratch.hpp"
 
 namespace gk::cpu {
@@ -175,7 +176,8 @@ class GatherConv {
 
   void run_group(const LaneGroup& group) {
     for (int i = 0; i < 3; ++i) axes_[i].lay_out(group.cuts[i], i == 2);
-    plan_phases();
+    const Prepared<T> weights(w_.data, plan_phases(), [&](T* to) { pack_weights(to); });
+    packed_weights_ = weights.get();
     const int L = table_.lanes;
     row_ = axes_[2].cells() * L;
     plane_ = row_ * axes_[1].cells();
@@ -196,7 +198,8 @@ class GatherConv {
     }
   }
 
-  void plan_phases() {
+  // Returns the number of packed weights.
+  int64_t plan_phases() {
     phases_.clear();
     int64_t weights = 0;
     const int L = table_.lanes;
@@ -213,11 +216,16 @@ class GatherConv {
           weights += groups_ * group_weights(phase);
           phases_.push_back(std::move(phase));
         }
-    packed_weights_.resize(weights);
+    return weights;
+  }
+
+  void pack_weights(T* dst) const {
     const int64_t blocks = static_cast<int64_t>(blocks_.size());
     parallel_for(static_cast<int64_t>(phases_.size()) * groups_ * blocks, [&](int64_t i) {
       const DensePhase& phase = phases_[i / (groups_ * blocks)];
-      pack_weights(phase, i / blocks % groups_, blocks_[i % blocks]);
+      const int64_t group = i / blocks % groups_;
+      const ChannelBlock& block = blocks_[i % blocks];
+      pack_block(phase, group, block, dst + weights_of(phase, group, block));
     });
   }
 
@@ -226,13 +234,12 @@ class GatherConv {
     return (last.first + last.tile) * inputs_ * phase.taps();
   }
 
-  T* weights_of(const DensePhase& phase, int64_t group, const ChannelBlock& block) {
-    return packed_weights_.data() + phase.weights + group * group_weights(phase) + block.first * inputs_ * phase.taps();
+  int64_t weights_of(const DensePhase& phase, int64_t group, const ChannelBlock& block) const {
+    return phase.weights + group * group_weights(phase) + block.first * inputs_ * phase.taps();
   }
 
   // (input, tap, tile) of one block of output channels
-  void pack_weights(const DensePhase& phase, int64_t group, const ChannelBlock& block) {
-    T* dst = weights_of(phase, group, block);
+  void pack_block(const DensePhase& phase, int64_t group, const ChannelBlock& block, T* dst) const {
     const T* from = w_.data + group * w_.group + block.first * w_.output;
     for (int64_t c = 0; c < inputs_; ++c, from += w_.input)
       for (const Tap& kd : phase.axis[0]->taps)
@@ -308,7 +315,7 @@ class GatherConv {
             T* to = lines.get() + (b->first - first_output) * output_line +
                     ((row - first_row) * span + phase[i].axis[2]->first) * L;
             const int64_t w_channel = phase[i].taps() * b->tile;
-            const T* weights = weights_of(phase[i], group, *b) + c * w_channel;
+            const T* weights = packed_weights_ + weights_of(phase[i], group, *b) + c * w_channel;
             RowTaps& taps = row_taps[i * sizes_.size() + b->size];
             taps.move_to(d, h);
             for (const RowTiles::Tile& tile : taps.tiles()) {
@@ -391,7 +398,7 @@ class GatherConv {
   std::vector<ChannelBlock> blocks_;
   std::vector<int> sizes_;  // of their tiles, each once
   std::vector<DensePhase> phases_;
-  std::vector<T> packed_weights_;
+  const T* packed_weights_ = nullptr;          // of the lane group that is computed
   int64_t row_ = 0, plane_ = 0, channel_ = 0;  // strides of the packed input
 };
 

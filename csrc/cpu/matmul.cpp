@@ -10,6 +10,7 @@
 #include "kernels.hpp"
 #include "matmul_outer.hpp"
 #include "parallel.hpp"
+#include "prepared.hpp"
 #include "scratch.hpp"
 
 namespace gk::cpu {
@@ -106,6 +107,53 @@ View<T> transposed(View<T> v) {
   return v;
 }
 
+// Panels of b, `width` columns each: numbers of T, or of pairs along the inner extent.
+template <class T, class E>
+struct Panels {
+  static constexpr int64_t kNumbers = std::is_same_v<E, Bf16Pair> ? 2 : 1;  // of T in an E
+
+  const View<const T> b;
+  const int64_t width;
+
+  int64_t count() const { return (b.shape[2] + width - 1) / width; }
+  int64_t steps() const { return (b.shape[1] + kNumbers - 1) / kNumbers; }
+  // In a copy of all panels (batch, panel, step, width).
+  int64_t at(int64_t batch, int64_t panel, int64_t k) const {
+    return ((batch * count() + panel) * steps() + k) * width;
+  }
+
+  // Where its step k begins in b.
+  const T* place(int64_t batch, int64_t panel, int64_t k) const {
+    return b.data + batch * b.stride[0] + kNumbers * k * b.stride[1] + panel * width * b.stride[2];
+  }
+
+  // dst(inner, width) <- steps [k, k + inner) of one panel
+  void pack(int64_t batch, int64_t panel, int64_t k, int64_t inner, E* dst) const {
+    const int64_t columns = std::min(width, b.shape[2] - panel * width);
+    const int64_t some = std::min(kNumbers * inner, b.shape[1] - kNumbers * k);
+    const T* from = place(batch, panel, k);
+    if constexpr (kNumbers == 2) {
+      Scratch<T> numbers(2 * inner * width);
+      pack_panel(conv_table<T>(), from, b.stride[1], b.stride[2], some, columns, width, numbers.get());
+      pair_rows(numbers.get(), some, inner, width, dst);
+    } else {
+      pack_panel(conv_table<T>(), from, b.stride[1], b.stride[2], some, columns, width, dst);
+    }
+  }
+
+  // All of them where what is prepared of b is kept, else null.
+  const E* kept() const {
+    if (!Prepared<E>::stays(b.data)) return nullptr;
+    const Prepared<E> all(b.data, b.shape[0] * count() * steps() * width, [&](E* dst) {
+      parallel_for(b.shape[0] * count(), [&](int64_t i) {
+        for (int64_t k = 0; k < steps(); k += kInner)
+          pack(i / count(), i % count(), k, std::min(kInner, steps() - k), dst + at(i / count(), i % count(), k));
+      });
+    });
+    return all.get();
+  }
+};
+
 // A few columns of b, rows of a that lie in memory: dot products, the inner extent in the lanes, as many rows of a at a
 // time as a tile has taps. What is left of the inner extent after whole vectors is added number by number.
 template <class T>
@@ -146,13 +194,15 @@ void few_columns(View<const T> a, View<const T> b, View<T> c) {
 }
 
 // A few rows of a, given in blocks, and rows of b that lie in memory: b, which is most of what moves, is read in place
-// and in long runs, while the sums stay in the first cache.
+// and in long runs (panel by panel where it was packed and kept), while the sums stay in the first cache.
 template <class T>
 void few_rows(View<const T> a, View<const T> b, View<T> c, const std::vector<RowBlock>& blocks, int64_t positions) {
   const ConvTable<T>& table = conv_table<T>();
   const int64_t M = c.shape[1], N = c.shape[2], K = a.shape[2], width = positions * table.lanes;
-  const int64_t rows = blocks.back().first + blocks.back().outputs, run = kStreamPanels * width;
-  const int64_t runs = (N + run - 1) / run;
+  const Panels<T, T> panels{b, width};
+  const T* kept = panels.kept();
+  const int64_t rows = blocks.back().first + blocks.back().outputs, run = (kept ? 1 : kStreamPanels) * width;
+  const int64_t runs = (N + run - 1) / run, inner_block = kept ? kInner : kStreamRows;
   const TapOffset only{0, 0};
   Scratch<T> packed(c.shape[0] * rows * K);
   for (int64_t n = 0; n < c.shape[0]; ++n)
@@ -161,15 +211,21 @@ void few_rows(View<const T> a, View<const T> b, View<T> c, const std::vector<Row
                 packed.get() + (n * rows + block.first) * K);
   parallel_for(c.shape[0] * runs, [&](int64_t i) {
     const int64_t batch = i / runs, first = i % runs * run, columns = std::min(run, N - first);
-    Scratch<T> sums(rows * run), panel(kStreamRows * width);
-    for (int64_t k = 0; k < K; k += kStreamRows) {
-      const int64_t inner = std::min(kStreamRows, K - k);
+    Scratch<T> sums(rows * run), panel(inner_block * width);
+    for (int64_t k = 0; k < K; k += inner_block) {
+      const int64_t inner = std::min(inner_block, K - k);
       for (int64_t n = 0; n < columns; n += width) {
-        const T* from = b.data + batch * b.stride[0] + k * b.stride[1] + first + n;
-        const bool whole = columns - n >= width;
-        if (!whole) pack_panel(table, from, b.stride[1], 1, inner, columns - n, width, panel.get());
+        const int64_t p = (first + n) / width;
+        const bool in_place = !kept && columns - n >= width;
+        const T* right = panel.get();
+        if (kept)
+          right = kept + panels.at(batch, p, k);
+        else if (in_place)
+          right = panels.place(batch, p, k);
+        else
+          panels.pack(batch, p, k, inner, panel.get());
         for (const RowBlock& block : blocks)
-          table.tile[block.outputs][positions](whole ? from : panel.get(), whole ? b.stride[1] : width,
+          table.tile[block.outputs][positions](right, in_place ? b.stride[1] : width,
                                                packed.get() + (batch * rows + block.first) * K + k * block.outputs,
                                                block.outputs, inner, &only, 1, sums.get() + block.first * run + n, run,
                                                table.lanes, k > 0);
@@ -214,55 +270,50 @@ void product(View<const T> a, View<const T> b, View<T> c) {
   }
   positions = least_padding((N + L - 1) / L, positions);
   const int64_t width = positions * L;
-  const int64_t panels = (N + width - 1) / width;
+  const Panels<T, E> panels{b, width};
+  const E* kept = panels.kept();
   const int64_t block_count = static_cast<int64_t>(blocks.size());
   const int64_t padded_rows = blocks.back().first + blocks.back().outputs;
-  const int64_t steps = kPairs ? (K + 1) / 2 : K;  // numbers of E along the inner extent
+  const int64_t steps = panels.steps();
   const int64_t inner_block = std::min(steps, kInner);
   // With one block of rows a panel is used once: full panels of rows that lie in memory as wanted are not packed.
-  const bool unpacked = !kPairs && blocks.size() == 1 && b.stride[2] == 1;
+  const bool unpacked = !kPairs && !kept && blocks.size() == 1 && b.stride[2] == 1;
   const TapOffset only{0, 0};  // the inner extent plays the input channels
-  Scratch<E> packed_a(B * padded_rows * steps);
-  parallel_for(B * block_count, [&](int64_t i) {
-    const RowBlock& block = blocks[i % block_count];
-    const int64_t n = i / block_count;
-    const T* from = a.data + n * a.stride[0];
-    E* to = packed_a.get() + (n * padded_rows + block.first) * steps;
-    if constexpr (kPairs) {
-      Scratch<T> numbers(2 * steps * block.outputs);
-      pack_rows(from, a.stride[1], a.stride[2], K, block, numbers.get());
-      pair_rows(numbers.get(), K, steps, block.outputs, to);
-    } else {
-      pack_rows(from, a.stride[1], a.stride[2], K, block, to);
-    }
+  const Prepared<E> packed_a(a.data, B * padded_rows * steps, [&](E* rows) {
+    parallel_for(B * block_count, [&](int64_t i) {
+      const RowBlock& block = blocks[i % block_count];
+      const int64_t n = i / block_count;
+      const T* from = a.data + n * a.stride[0];
+      E* to = rows + (n * padded_rows + block.first) * steps;
+      if constexpr (kPairs) {
+        Scratch<T> numbers(2 * steps * block.outputs);
+        pack_rows(from, a.stride[1], a.stride[2], K, block, numbers.get());
+        pair_rows(numbers.get(), K, steps, block.outputs, to);
+      } else {
+        pack_rows(from, a.stride[1], a.stride[2], K, block, to);
+      }
+    });
   });
 
-  const int64_t task_rows = std::clamp(B * panels * M / kTasks, kFewRows, kRows);
+  const int64_t task_rows = std::clamp(B * panels.count() * M / kTasks, kFewRows, kRows);
   const int64_t blocks_per_task = std::max<int64_t>(1, task_rows / blocks[0].outputs);
   const int64_t row_tasks = (block_count + blocks_per_task - 1) / blocks_per_task;
-  parallel_for(B * panels * row_tasks, [&](int64_t i) {
+  parallel_for(B * panels.count() * row_tasks, [&](int64_t i) {
     const int64_t first_block = i % row_tasks * blocks_per_task;
     const int64_t last_block = std::min(block_count, first_block + blocks_per_task);
-    const int64_t n0 = i / row_tasks % panels * width, columns = std::min(width, N - n0);
-    const int64_t batch = i / (row_tasks * panels);
+    const int64_t p = i / row_tasks % panels.count(), batch = i / (row_tasks * panels.count());
+    const int64_t n0 = p * width, columns = std::min(width, N - n0);
     const int64_t first_row = blocks[first_block].first;
     const int64_t rows = blocks[last_block - 1].first + blocks[last_block - 1].outputs - first_row;
     Scratch<E> panel(inner_block * width);
-    Scratch<T> numbers(kPairs ? 2 * inner_block * width : 0), result(rows * width);
+    Scratch<T> result(rows * width);
     for (int64_t k0 = 0; k0 < steps || k0 == 0; k0 += inner_block + (steps == 0)) {
       const int64_t inner = std::min(inner_block, steps - k0);
-      const T* from = b.data + batch * b.stride[0] + k0 * (kPairs ? 2 : 1) * b.stride[1] + n0 * b.stride[2];
       const bool in_place = unpacked && columns == width;
-      const E* right = panel.get();
-      if constexpr (kPairs) {
-        const int64_t some = std::min(2 * inner, K - 2 * k0);
-        pack_panel(table, from, b.stride[1], b.stride[2], some, columns, width, numbers.get());
-        pair_rows(numbers.get(), some, inner, width, panel.get());
-      } else if (in_place) {
-        right = from;
-      } else {
-        pack_panel(table, from, b.stride[1], b.stride[2], inner, columns, width, panel.get());
-      }
+      const E* right = kept ? kept + panels.at(batch, p, k0) : panel.get();
+      if constexpr (!kPairs)
+        if (in_place) right = panels.place(batch, p, k0);
+      if (!kept && !in_place) panels.pack(batch, p, k0, inner, panel.get());
       for (int64_t m = first_block; m < last_block; ++m) {
         const RowBlock& block = blocks[m];
         const auto tile = tiles<T, E>(block.outputs)[positions];

@@ -12,6 +12,7 @@
 
 #include "kernels.hpp"
 #include "parallel.hpp"
+#include "prepared.hpp"
 #include "scratch.hpp"
 
 namespace gk::cpu {
@@ -70,12 +71,15 @@ void for_kernels(const View<T>& w, const ConvGeometry& g, int64_t c, F&& element
 }
 
 template <class T>
-void merge_taps(const View<const T>& w, const View<T>& v, const UpsampleConvGeometry& g) {
-  parallel_for(g.conv.in_channels, [&](int64_t c) {
-    const int64_t size = v.stride[0];
-    Scratch<T> a(size), b(size);
-    for_kernels(w, g.conv, c, [&](const T& value, int64_t i) { a.get()[i] = value; });
-    std::copy_n(sum_runs(a.get(), b.get(), g.conv.kernel, v.shape + 2, v.shape[1], g), size, v.data + c * size);
+Prepared<T> merged_taps(const View<const T>& w, const ConvGeometry& s, const UpsampleConvGeometry& g) {
+  return Prepared<T>(w.data, s.weights(), [&](T* merged) {
+    const View<T> v = merged_view(merged, s);
+    parallel_for(g.conv.in_channels, [&](int64_t c) {
+      const int64_t size = v.stride[0];
+      Scratch<T> a(size), b(size);
+      for_kernels(w, g.conv, c, [&](const T& value, int64_t i) { a.get()[i] = value; });
+      std::copy_n(sum_runs(a.get(), b.get(), g.conv.kernel, v.shape + 2, v.shape[1], g), size, v.data + c * size);
+    });
   });
 }
 
@@ -84,8 +88,7 @@ void merge_taps(const View<const T>& w, const View<T>& v, const UpsampleConvGeom
 template <class T>
 void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a) {
   const ConvGeometry s = g.strided();
-  Scratch<T> merged(s.weights());
-  merge_taps(w.volume(), merged_view(merged.get(), s), g);
+  const Prepared<T> merged = merged_taps(w.volume(), s, g);
   conv_transpose<T>(x, merged_view<const T>(merged.get(), s), y, s, a);
 }
 
@@ -93,8 +96,7 @@ template <class T>
 void upsample_conv_transpose(View<const T> y, View<const T> w, View<T> x, const UpsampleConvGeometry& g,
                              ConvAlgorithm a) {
   const ConvGeometry s = g.strided();
-  Scratch<T> merged(s.weights());
-  merge_taps(w.volume(), merged_view(merged.get(), s), g);
+  const Prepared<T> merged = merged_taps(w.volume(), s, g);
   conv<T>(y, merged_view<const T>(merged.get(), s), x, s, a);
 }
 

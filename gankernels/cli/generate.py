@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not out.absolute().parent.is_dir():
         raise WrongUse(f"{out}: there is no folder {out.parent}")
     gan, trained, config, step = revive(arguments.run_dir, arguments.checkpoint)
+    gan.frozen = True
     described = trained.described()
     arguments.batch = arguments.batch or gan.chunk
     conditions = _conditions(arguments, gan, described)

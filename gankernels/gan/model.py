@@ -80,6 +80,10 @@ class GAN:
     replayable : bool
         A promise that the methods are functions of their arguments, the GAN's attributes, the weights and the random
         streams alone, so that updates and generation may be run by their recorded kernel calls (`ops.Replay`).
+    frozen : bool
+        True lets `sample` of a `replayable` GAN keep what kernels make of the generator's weights, which takes longer
+        than the arithmetic of one event (`ops.Replay`, constants), and their memory again; the images are the same.
+        Optimizers and `load_state_dict` may change the weights; set it again after writing into the arrays themselves.
     """
 
     generator: nn.Module
@@ -88,6 +92,7 @@ class GAN:
     chunk: int = 64
     auxiliary: Mapping[str, Auxiliary] = MappingProxyType({})
     replayable: bool = False
+    frozen: bool = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -170,7 +175,8 @@ class GAN:
                 return images
 
         if self.replayable:
-            replays[names] = Replay(generate, [self.generator], sets_mode=True)
+            constants = self.generator.parameters() if self.frozen else ()
+            replays[names] = Replay(generate, [self.generator], sets_mode=True, constants=constants)
         return replays.get(names, generate)
 
 

@@ -54,6 +54,11 @@ class Replay:
         A recording keeps the arrays of its calls; functions that need more memory always run themselves.
     beside : Replay, optional
         One that never runs at the same time: both use the same memory, but for what they return.
+    constants : iterable of Tensor
+        Tensors that seldom change, weights of a trained network mostly: what kernels make of them, weights packed for
+        the processor, is made once and kept, with the same results. It takes their memory again for every recording;
+        on the CPU, elsewhere nothing is kept. Changes by optimizers, `load_state_dict` and other operations of this
+        package are seen by the next call; after writing into the arrays themselves, call `refresh`.
 
     Attributes
     ----------
@@ -83,9 +88,11 @@ class Replay:
         copy_outputs: bool = True,
         max_bytes: int = 256 << 20,
         beside: Replay | None = None,
+        constants: Iterable[Tensor] = (),
     ) -> None:
         self.function, self.modules = function, list(modules)
         self.sets_mode, self.copy_outputs, self.max_bytes = sets_mode, copy_outputs, max_bytes
+        self.constants = list(constants)
         self._memory: dict[str, Any] = {} if beside is None else beside._memory  # by backend
         self._running: Any = threading.Lock() if beside is None else beside._running  # one at a time may use the memory
         self.reason: str | None = "it has not been called"
@@ -117,6 +124,10 @@ class Replay:
         finally:
             self._running.release()
 
+    def refresh(self) -> None:
+        """Forget the recordings, and with them what was made of `constants`."""
+        self._programs.clear()
+
     def _itself(self, reason: str, inputs: Sequence[Any]) -> Any:
         self.reason = reason
         return self.function(*inputs)
@@ -147,6 +158,7 @@ class _Program:
             self.refusal = f"{type(self._hooked[0]).__name__} has hooks"
         tensors = [t for module in replay.modules for t in (*module.parameters(), *module.buffers())]
         self._arrays = [(t, t.data, t.requires_grad) for t in tensors]
+        self._constants = [(t, t.data, t.version) for t in replay.constants]
 
     @property
     def stage(self) -> str | None:
@@ -162,7 +174,7 @@ class _Program:
         return f"no graph was made, its kernels are started one by one: {reason}" if reason else None
 
     def fits(self, inputs: Sequence[Any]) -> bool:
-        """Modes, attributes, hooks, arrays and seeds are those of the recording."""
+        """Modes, attributes, hooks, arrays, constants and seeds are those of the recording."""
         for m, training in self._modes:
             if m.training is not training:
                 return False
@@ -174,6 +186,9 @@ class _Program:
                 return False
         for t, array, wanted in self._arrays:
             if t.data is not array or t.requires_grad is not wanted:
+                return False
+        for t, array, version in self._constants:
+            if t.data is not array or t.version != version:
                 return False
         recorded = self.ready or self.first
         if recorded is None:
@@ -224,6 +239,9 @@ class _Program:
         if self.refusal is None and self.first is not None:
             self.refusal = self.first.difference(this)
             self.ready, self.outputs = this, outputs
+            if hasattr(this.recording, "add_constant"):  # where something is made of them
+                for _, array, _ in self._constants:
+                    this.recording.add_constant(array)
         self.first = None if self.ready is not None or self.refusal is not None else this
         if self.refusal is not None:
             self.ready = self.outputs = None
