@@ -26,7 +26,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("algorithm", ["auto", "direct", "channels", "fft", "bf16"])
+@pytest.mark.parametrize("algorithm", ["auto", "batch", "channels", "fft", "bf16"])
 @pytest.mark.parametrize("kernel", ["conv", "conv_transpose"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_epilogue_at_the_store_gives_the_bits_of_the_one_after_it(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conv_problems import (
     AUTOMATIC,
+    BATCH,
     BF16,
     CHANNELS,
     DIRECT,
@@ -86,7 +87,7 @@ GEOMETRIES = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, IM2COL, CHANNELS])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_slot_stays_within_the_derived_bound(name: str, algorithm: int, slot: str, dtype: Any) -> None:
     assert_close(fill(GEOMETRIES[name], dtype), slot, algorithm)
@@ -99,7 +100,7 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 ) -> None:
     p = fill(GEOMETRIES[name], integers=True)
     want = p.expected(slot).astype(np.float32)
-    paths = (AUTOMATIC, DIRECT, IM2COL, CHANNELS, BF16)  # the integers have fewer than 8 bits
+    paths = (AUTOMATIC, DIRECT, BATCH, IM2COL, CHANNELS, BF16)  # the integers have fewer than 8 bits
     for isa, threads, algorithm in product(_cpu.isa_present(), (1, 2, 3), paths):
         _cpu.set_isa(isa)
         _cpu.set_num_threads(threads)
@@ -109,7 +110,7 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [DIRECT, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, CHANNELS])
 @pytest.mark.parametrize(
     "name",
     [
@@ -136,7 +137,7 @@ def test_real_sums_are_the_same_bits_for_any_thread_count(
 
 
 @pytest.mark.parametrize("slot", ["y", "x"])
-@pytest.mark.parametrize("algorithm", [DIRECT, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, CHANNELS])
 def test_an_image_has_the_same_bits_in_every_batch(algorithm: int, slot: str) -> None:
     whole = fill(geometry((40, 3, 7, 9, 10), (6, 3, 3, 2, 4), padding=1))
     want = whole.run(slot, algorithm)
@@ -146,7 +147,7 @@ def test_an_image_has_the_same_bits_in_every_batch(algorithm: int, slot: str) ->
         np.testing.assert_array_equal(part.run(slot, algorithm), want[:batch], err_msg=f"batch {batch}")
 
 
-@pytest.mark.parametrize("algorithm", [DIRECT, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, CHANNELS])
 @pytest.mark.parametrize("batch", range(1, 41))
 def test_the_weights_gradient_is_right_for_every_batch(batch: int, algorithm: int) -> None:
     p = fill(geometry((batch, 2, 5, 4, 9), (3, 2, 3, 2, 3), padding=1), integers=True)
@@ -159,7 +160,7 @@ def test_any_geometry_is_right_in_every_slot_and_path(g: ConvGeometry, seed: int
     p = fill(g, seed=seed, integers=True)
     for slot in "yxw":
         want = p.expected(slot).astype(np.float32)
-        np.testing.assert_array_equal(p.run(slot, DIRECT), want, err_msg=f"{slot} direct {g}")
+        np.testing.assert_array_equal(p.run(slot, BATCH), want, err_msg=f"{slot} batch {g}")
         np.testing.assert_array_equal(p.run(slot, IM2COL), want, err_msg=f"{slot} im2col {g}")
         np.testing.assert_array_equal(p.run(slot, CHANNELS), want, err_msg=f"{slot} channels {g}")
 
@@ -174,7 +175,7 @@ def test_the_three_slots_are_adjoints(g: ConvGeometry, seed: int) -> None:
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, IM2COL, CHANNELS])
 def test_views_with_any_strides_are_read_and_written(slot: str, algorithm: int) -> None:
     assert_views_serve(fill(GEOMETRIES["strided"], integers=True), slot, algorithm)
 
@@ -212,11 +213,11 @@ HUGE = {
 @pytest.mark.parametrize("name", HUGE)
 def test_huge_parameters_cost_no_more_than_the_cells_they_touch(name: str, slot: str) -> None:
     p = fill(HUGE[name], integers=True)
-    for algorithm in (DIRECT, CHANNELS):
+    for algorithm in (BATCH, CHANNELS):
         np.testing.assert_array_equal(p.run(slot, algorithm), p.expected(slot).astype(np.float32))
 
 
-@pytest.mark.parametrize("algorithm", [DIRECT, IM2COL, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, IM2COL, CHANNELS])
 @pytest.mark.parametrize(
     "g",
     [

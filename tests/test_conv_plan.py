@@ -17,7 +17,7 @@ from gankernels.testing import bounds
 from gankernels.testing.cases import Case, cases
 
 pytestmark = pytest.mark.cpu_only
-PATHS = {"direct", "channels"}
+PATHS = {"batch", "channels"}
 CONVOLUTIONS = [c for op in ("conv", "conv_transpose") for c in cases(op)]
 FFT_BOUNDS = {
     "y": bounds.fft_conv_bound,
@@ -50,7 +50,7 @@ def run(g: ConvGeometry, slot: str, arrays: dict[str, Any], algorithm: str) -> A
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", ["auto", "fast", "measured", "measured_fast"])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "fast", "measured", "measured_fast"])
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: f"{c.op} {c.name}")
 def test_the_chosen_path_and_the_plain_one_agree_within_their_bounds(case: Case, algorithm: str, slot: str) -> None:
     g = geometry_of(case)
@@ -67,7 +67,9 @@ def test_the_cases_cover_every_choice_in_every_slot() -> None:
     chosen: dict[str, set[str]] = {slot: set() for slot in "yxw"}
     for case in CONVOLUTIONS:
         for slot in chosen:
-            chosen[slot].add(plan(geometry_of(case), slot, CONV_ALGORITHMS["auto"]).path)
+            path = plan(geometry_of(case), slot, CONV_ALGORITHMS["auto"]).path
+            chosen[slot].add(path)
+            assert plan(geometry_of(case), slot, CONV_ALGORITHMS["direct"]).path == path, case.name
     assert all(paths == PATHS for paths in chosen.values()), chosen
 
 
@@ -78,9 +80,9 @@ def test_the_cases_cover_every_choice_in_every_slot() -> None:
         ((16, 512, 8, 8), (1024, 512, 4, 4), {"stride": 2, "padding": 1}, "w", "channels"),
         ((1, 8, 7, 7, 8), (64, 8, 6, 6, 8), {"padding": "same"}, "y", "channels"),
         ((1, 8, 7, 7, 8), (64, 8, 6, 6, 8), {"padding": "same"}, "w", "channels"),
-        ((64, 8, 25, 25, 25), (8, 8, 5, 5, 5), {"padding": 2}, "y", "direct"),
-        ((64, 8, 25, 25, 25), (8, 8, 5, 5, 5), {"padding": 2}, "x", "direct"),
-        ((64, 6, 26, 26, 26), (1, 6, 2, 2, 2), {}, "y", "direct"),
+        ((64, 8, 25, 25, 25), (8, 8, 5, 5, 5), {"padding": 2}, "y", "batch"),
+        ((64, 8, 25, 25, 25), (8, 8, 5, 5, 5), {"padding": 2}, "x", "batch"),
+        ((64, 6, 26, 26, 26), (1, 6, 2, 2, 2), {}, "y", "batch"),
     ],
 )
 def test_wide_layers_put_channels_in_the_lanes_and_narrow_ones_images(
@@ -103,7 +105,7 @@ def test_few_positions_read_large_weights_where_they_lie() -> None:
 
 
 def test_a_path_asked_for_by_name_is_taken() -> None:
-    for name in ("direct", "channels", "im2col", "fft"):
+    for name in ("batch", "channels", "im2col", "fft"):
         found = gk.conv_plan((16, 4, 9, 9), (4, 4, 3, 3), algorithm=name)
         assert found.path == name
         assert "asked for" in found.why

@@ -62,7 +62,8 @@ enum class ConvAlgorithm : int {
   measured = 8,
   measured_fast = 9,
   bf16_auto = 10,
-  bf16_fast = 11
+  bf16_fast = 11,
+  batch = 12
 };
 
 // A pooling window over each (n, c) image.

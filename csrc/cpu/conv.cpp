@@ -17,7 +17,7 @@ using Kernel = void (*)(A, B, C, const ConvGeometry&);
 
 template <class K>
 struct Paths {
-  K direct, channels, im2col, fft, bf16;
+  K batch, channels, im2col, fft, bf16;
 
   K of(ConvAlgorithm path) const {
     switch (path) {
@@ -30,7 +30,7 @@ struct Paths {
       case ConvAlgorithm::bf16:
         return bf16;
       default:
-        return direct;
+        return batch;
     }
   }
 };
@@ -41,7 +41,7 @@ ConvAlgorithm measure(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked,
   ConvAlgorithm path;
   if (conv_plan_known<T>(g, slot, asked, &path)) return path;
   double least = -1;
-  path = ConvAlgorithm::direct;
+  path = ConvAlgorithm::batch;
   for (const ConvEstimate& estimate : conv_estimates<T>(g, slot, asked)) {
     const ConvAlgorithm candidate = estimate.path;
     run(candidate);
@@ -84,14 +84,14 @@ auto only_float(void (*f)(View<const float>, View<const float>, View<float>, con
 
 template <class T>
 void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
-  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_direct<T>, conv_channels<T>, conv_im2col<T>,
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_batch<T>, conv_channels<T>, conv_im2col<T>,
                                                                    conv_fft<T>, only_float<T>(conv_bf16)};
   run<T>(paths, x, w, y, g, ConvSlot::y, a);
 }
 
 template <class T>
 void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
-  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_transpose_direct<T>, conv_transpose_channels<T>,
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_transpose_batch<T>, conv_transpose_channels<T>,
                                                                    conv_transpose_im2col<T>, conv_transpose_fft<T>,
                                                                    only_float<T>(conv_transpose_bf16)};
   run<T>(paths, y, w, x, g, ConvSlot::x, a);
@@ -99,7 +99,7 @@ void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeome
 
 template <class T>
 void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
-  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_weight_direct<T>, conv_weight_channels<T>,
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_weight_batch<T>, conv_weight_channels<T>,
                                                                    conv_weight_im2col<T>, conv_weight_fft<T>,
                                                                    only_float<T>(conv_weight_bf16)};
   run<T>(paths, x, y, w, g, ConvSlot::w, a);

@@ -1,4 +1,4 @@
-// A convolution or a product with what follows it (epilogue.hpp). The direct path adds the bias and applies the
+// A convolution or a product with what follows it (epilogue.hpp). The batch path adds the bias and applies the
 // activation while its results are in the cache, on their way to memory; after the other paths, and for dropout, whose
 // mask goes by the places of memory, the epilogue is a pass of its own.
 #include "conv_paths.hpp"
@@ -21,22 +21,22 @@ View<T> flat(const View<T>& y) {
 }
 
 template <class T>
-bool goes_direct(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
+bool goes_batch(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
   if (asked == ConvAlgorithm::measured || asked == ConvAlgorithm::measured_fast || rounds_to_bf16<T>(asked))
     return false;
-  return conv_plan<T>(g, slot, asked) == ConvAlgorithm::direct;
+  return conv_plan<T>(g, slot, asked) == ConvAlgorithm::batch;
 }
 
-// direct(finish) or plain(), and what is left of the epilogue of their output.
-template <class T, class Direct, class Plain>
+// batch(finish) or plain(), and what is left of the epilogue of their output.
+template <class T, class Batch, class Plain>
 void then(ConvSlot slot, View<T> out, const ConvGeometry& g, ConvAlgorithm a, const Finish<T>& finish, double p,
-          uint64_t seed, uint64_t offset, const Direct& direct, const Plain& plain) {
-  if (!goes_direct<T>(g, slot, a)) {
+          uint64_t seed, uint64_t offset, const Batch& batch, const Plain& plain) {
+  if (!goes_batch<T>(g, slot, a)) {
     plain();
     return epilogue<T>(flat(out), finish.bias, finish.slope, p, seed, offset);
   }
   const Inline small(conv_work(g) < kSmallWork);
-  direct(finish);
+  batch(finish);
   if (p > 0.0) epilogue<T>(flat(out), no_bias<T>(), 1.0, p, seed, offset);
 }
 
@@ -47,7 +47,7 @@ void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeomet
                    View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   then<T>(
       ConvSlot::y, y, g, a, {bias, slope}, p, seed, offset,
-      [&](const Finish<T>& finish) { conv_direct<T>(x.volume(), w.volume(), y.volume(), g, finish); },
+      [&](const Finish<T>& finish) { conv_batch<T>(x.volume(), w.volume(), y.volume(), g, finish); },
       [&] { conv<T>(x, w, y, g, a); });
 }
 
@@ -56,7 +56,7 @@ void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const 
                              View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   then<T>(
       ConvSlot::x, x, g, a, {bias, slope}, p, seed, offset,
-      [&](const Finish<T>& finish) { conv_transpose_direct<T>(y.volume(), w.volume(), x.volume(), g, finish); },
+      [&](const Finish<T>& finish) { conv_transpose_batch<T>(y.volume(), w.volume(), x.volume(), g, finish); },
       [&] { conv_transpose<T>(y, w, x, g, a); });
 }
 

@@ -282,9 +282,9 @@ bool fft_whole_covers(const ConvGeometry& g) {
              kMostBytes;
 }
 
-// Multiply-adds of vectors on the direct path that take as long. With 5x5x5 taps on 25x25x25 cells (1 to 32, 32 to 8, 8
+// Multiply-adds of vectors on the batch path that take as long. With 5x5x5 taps on 25x25x25 cells (1 to 32, 32 to 8, 8
 // to 8 channels; 16 images) a complex vector takes 5 to 6 ns on its way through the transforms and a multiply-add of
-// the products 0.2 ns, where the direct path does one in 0.14 to 0.2 ns.
+// the products 0.2 ns, where the batch path does one in 0.14 to 0.2 ns.
 template <class T>
 double fft_whole_cost(const ConvGeometry& g) {
   const int lanes = conv_table<T>().lanes;

@@ -208,7 +208,7 @@ void conv_fft(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g
   if (fft_whole_covers<T>(g)) return fft_whole<T>(x, w, y, g);
   const int axis = longest(g.y);
   const int64_t n = g.y[axis], half = ceil_div(n, 2);
-  if (n == 1) return conv_direct<T>(x, w, y, g);
+  if (n == 1) return conv_batch<T>(x, w, y, g);
   for (const int64_t first : {int64_t(0), half}) {
     const int64_t last = std::min(first + half, n);
     conv_fft<T>(x, w, part(y, axis, first, last), outputs_of(g, axis, first, last));
@@ -228,7 +228,7 @@ void conv_transpose_fft(View<const T> y, View<const T> w, View<T> x, const ConvG
   if (fft_whole_covers<T>(g)) return fft_whole_transpose<T>(y, w, x, g);
   const int axis = longest(g.x);
   const int64_t n = g.x[axis], half = ceil_div(n, 2), pad = g.pad_lo[axis];
-  if (n == 1) return conv_transpose_direct<T>(y, w, x, g);
+  if (n == 1) return conv_transpose_batch<T>(y, w, x, g);
   for (const int64_t first : {int64_t(0), half}) {
     const int64_t last = std::min(first + half, n);
     // the outputs that see one of these cells
@@ -252,7 +252,7 @@ void conv_weight_fft(View<const T> x, View<const T> y, View<T> w, const ConvGeom
   if (fft_whole_covers<T>(g)) return fft_whole_weight<T>(x, y, w, g);
   const int axis = longest(g.y);
   const int64_t n = g.y[axis], half = ceil_div(n, 2);
-  if (n == 1) return conv_weight_direct<T>(x, y, w, g);
+  if (n == 1) return conv_weight_batch<T>(x, y, w, g);
   const Scratch<T> second(w.size());
   const View<T> more = contiguous(second.get(), w.shape[0], w.shape[1], w.shape + 2);
   conv_weight_fft<T>(x, part(y, axis, 0, half), w, outputs_of(g, axis, 0, half));

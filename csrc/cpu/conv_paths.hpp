@@ -21,15 +21,15 @@ View<const T> no_bias() {
 }
 
 template <class T>
-void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+void conv_batch(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
 template <class T>
-void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+void conv_transpose_batch(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
 template <class T>
-void conv_direct(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish);
+void conv_batch(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish);
 template <class T>
-void conv_transpose_direct(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, const Finish<T>& finish);
+void conv_transpose_batch(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, const Finish<T>& finish);
 template <class T>
-void conv_weight_direct(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+void conv_weight_batch(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 
 template <class T>
 void conv_channels(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
@@ -53,7 +53,7 @@ void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvG
 // Any stride, unit dilations, kernels that are short beside the longest transform.
 template <class T>
 bool conv_fft_covers(const ConvGeometry& g);
-// Predicted time of any slot, in multiply-adds of vectors by the direct path.
+// Predicted time of any slot, in multiply-adds of vectors by the batch path.
 template <class T>
 double conv_fft_cost(const ConvGeometry& g);
 template <class T>

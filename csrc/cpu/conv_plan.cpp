@@ -23,7 +23,7 @@ double number(int64_t n) { return static_cast<double>(n); }
 struct Prices {
   double products, visits, packed, stored, weights, call;
 };
-constexpr Prices kDirectGather{1.12, 0, 33, 36, 127, 50e3}, kDirectWeight{1.5, 0.24, 37, 0, 500, 90e3};
+constexpr Prices kBatchGather{1.12, 0, 33, 36, 127, 50e3}, kBatchWeight{1.5, 0.24, 37, 0, 500, 90e3};
 constexpr Prices kChannelGather{1.12, 21, 25, 29, 42, 26e3}, kChannelWeight{1.13, 11, 20, 0, 41, 23e3};
 constexpr Prices kColumns{1.12, 0, 100, 120, 32, 30e3};
 
@@ -46,8 +46,8 @@ double memory_price(const ConvGeometry& g) {
   return with_copy_bytes<T>(g) > kCacheBytes ? kOutOfCache : 1.0;
 }
 
-// Outputs of a row that a tile of the direct path mostly holds.
-constexpr int64_t kDirectPositions = 2;
+// Outputs of a row that a tile of the batch path mostly holds.
+constexpr int64_t kBatchPositions = 2;
 
 // Parts of a sum are added after they left the lanes.
 constexpr double kPartStores = 3;
@@ -55,9 +55,9 @@ constexpr double kPartStores = 3;
 // A narrow tile is limited by its loads: O outputs of one vector take O + 1 of them.
 double tile_price(int outputs) { return outputs >= 6 ? 1.0 : outputs >= 4 ? 1.05 : outputs >= 2 ? 1.2 : 1.5; }
 
-// Output channels of a group in the direct path, padded to tiles and priced.
+// Output channels of a group in the batch path, padded to tiles and priced.
 template <class T>
-double direct_outputs(int64_t outputs) {
+double batch_outputs(int64_t outputs) {
   double sum = 0;
   for (int64_t o = 0; o < outputs;) {
     const int tile = tile_outputs(conv_table<T>(), outputs - o);
@@ -68,20 +68,20 @@ double direct_outputs(int64_t outputs) {
 }
 
 template <class T>
-ConvEstimate direct(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t inputs, int64_t outputs) {
+ConvEstimate batch(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t inputs, int64_t outputs) {
   const int L = conv_table<T>().lanes;
-  ConvEstimate e{ConvAlgorithm::direct, 0, 0, 0, 0, 0, 0};
+  ConvEstimate e{ConvAlgorithm::batch, 0, 0, 0, 0, 0, 0};
   const double groups = number(g.groups), taps = number(g.taps());
   for (const LaneGroup& group : lane_groups(g.batch, L, axes, 0.05 * taps * number(outputs))) {
     double products = number(group.blocks(L)), cells = products, results = products;
     for (int i = 0; i < 3; ++i) {
       const int64_t all = axes[i].outputs(), sub = (all + group.cuts[i] - 1) / group.cuts[i];
       products *= tap_outputs(axes[i]) * number(sub) / number(all);
-      if (group.cuts[i] == 1) products *= served_part(axes[i], i == 2 ? kDirectPositions : 1);
+      if (group.cuts[i] == 1) products *= served_part(axes[i], i == 2 ? kBatchPositions : 1);
       cells *= number(axes[i].window(sub)) * (i == 2 && group.cuts[2] > 1 ? 4 : 1);
       results *= number(axes[i].out) / number(group.cuts[i]);
     }
-    e.products += products * number(inputs) * direct_outputs<T>(outputs) * groups;
+    e.products += products * number(inputs) * batch_outputs<T>(outputs) * groups;
     e.packed += cells * number(inputs) * groups;
     (slot == ConvSlot::w ? e.packed : e.stored) += results * number(outputs) * groups;
   }
@@ -89,7 +89,7 @@ ConvEstimate direct(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int6
   if (slot != ConvSlot::w) e.weights *= memory_price<T>(g);
   // The sums of a weights gradient are vectors: one for each weight and each of up to 64 slabs.
   if (slot == ConvSlot::w) e.visits = e.weights * L * std::max(1.0, 64.0 / std::max(1.0, number(outputs) / 8 * groups));
-  return priced(e, slot == ConvSlot::w ? kDirectWeight : kDirectGather);
+  return priced(e, slot == ConvSlot::w ? kBatchWeight : kBatchGather);
 }
 
 // In pairs of bfloat16 numbers a gather has half the inputs, a weights gradient half the images; products of pairs cost
@@ -157,14 +157,14 @@ ConvEstimate columns(const ConvGeometry& g, int64_t inputs, int64_t outputs) {
   return priced(e, kColumns);
 }
 
-// FFT's own prediction is in multiply-adds of the direct path. Its error is relative to the image, not to the cell, so
+// FFT's own prediction is in multiply-adds of the batch path. Its error is relative to the image, not to the cell, so
 // it has to win clearly; few taps never pay.
 constexpr int64_t kFewestFftTaps = 27;
 constexpr double kFftPrice = 1.5;
 
 template <class T>
 ConvEstimate fft(const ConvGeometry& g) {
-  return {ConvAlgorithm::fft, 0, 0, 0, 0, 0, kDirectGather.call + conv_fft_cost<T>(g) * kFftPrice};
+  return {ConvAlgorithm::fft, 0, 0, 0, 0, 0, kBatchGather.call + conv_fft_cost<T>(g) * kFftPrice};
 }
 
 // ---- choices are remembered --------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ std::map<Key, ConvAlgorithm> remembered;
 template <class T>
 ConvAlgorithm choose(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
   if (asked == ConvAlgorithm::bf16 && rounds_to_bf16<T>(asked) && bf16_table()) return asked;
-  if (asked == ConvAlgorithm::fft) return conv_fft_covers<T>(g) ? asked : ConvAlgorithm::direct;
+  if (asked == ConvAlgorithm::fft && conv_fft_covers<T>(g)) return asked;
   return conv_estimates<T>(g, slot, asked)[0].path;
 }
 
@@ -200,8 +200,8 @@ std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, C
   if (slot == ConvSlot::x) std::swap(inputs, outputs);
   bool empty = g.batch == 0 || inputs == 0 || outputs == 0;
   for (const Axis& a : axes) empty = empty || a.phases.empty() || a.out == 0;
-  if (empty) return {{ConvAlgorithm::direct, 0, 0, 0, 0, 0, 0}};
-  std::vector<ConvEstimate> found{direct<T>(g, slot, axes, inputs, outputs),
+  if (empty) return {{ConvAlgorithm::batch, 0, 0, 0, 0, 0, 0}};
+  std::vector<ConvEstimate> found{batch<T>(g, slot, axes, inputs, outputs),
                                   channels<T>(g, slot, axes, inputs, outputs, false)};
   const bool rounds = rounds_to_bf16<T>(asked);  // a rounded copy of the weights would cost what columns save
   if (slot == ConvSlot::x && !rounds && with_copy_bytes<T>(g) >= kCacheBytes / 8)
@@ -232,8 +232,7 @@ void remember_conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm aske
 
 template <class T>
 ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
-  if (asked == ConvAlgorithm::direct || asked == ConvAlgorithm::im2col || asked == ConvAlgorithm::channels)
-    return asked;
+  if (asked == ConvAlgorithm::batch || asked == ConvAlgorithm::im2col || asked == ConvAlgorithm::channels) return asked;
   ConvAlgorithm path;
   if (conv_plan_known<T>(g, slot, asked, &path)) return path;
   path = choose<T>(g, slot, asked);

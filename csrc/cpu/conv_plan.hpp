@@ -36,7 +36,7 @@ bool rounds_to_bf16(ConvAlgorithm asked) {
          (asked == ConvAlgorithm::bf16 || asked == ConvAlgorithm::bf16_auto || asked == ConvAlgorithm::bf16_fast);
 }
 
-// The path that is taken where `asked` is asked for: direct, channels, bf16, im2col or fft. Remembered for each
+// The path that is taken where `asked` is asked for: batch, channels, bf16, im2col or fft. Remembered for each
 // geometry; what is to be measured and has not been yet is predicted.
 template <class T>
 ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked);

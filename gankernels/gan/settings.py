@@ -19,7 +19,7 @@ __all__ = ["OptimizerConfig", "TrainerConfig", "learning_rate_factor", "make_opt
 OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
 ConvAlgorithm = Literal[
     "auto", "direct", "im2col", "fft", "fast", "channels", "tf32", "bf16", "measured", "measured_fast",
-    "bf16_auto", "bf16_fast",
+    "bf16_auto", "bf16_fast", "batch",
 ]  # fmt: skip
 ComputeDtype = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]
@@ -85,7 +85,8 @@ class TrainerConfig:
     conv_algorithm: ConvAlgorithm = option(
         "auto",
         "convolutions of the training steps: auto (FFT where it pays, never for images leaving the generator), "
-        "direct, channels, im2col, fft, fast, measured, bf16_auto, or on a GPU tf32; samples are made with auto",
+        "direct (never FFT), batch, channels, im2col, fft, fast, measured, bf16_auto, or on a GPU tf32; samples are "
+        "made with auto",
     )
     compute: ComputeDtype = option(
         "float32",

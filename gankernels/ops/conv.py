@@ -45,30 +45,31 @@ def set_conv_algorithm(name: str) -> None:
     Parameters
     ----------
     name : str
-        "auto": "direct" or "channels", whichever is predicted to be faster (`conv_plan` says which and why); for
-        gradients (whatever a backward pass computes) and for `hidden_values` "fast".
-        "direct": batch in the vector lanes.
+        "auto": "direct" for values; for gradients (whatever a backward pass computes) and for `hidden_values` "fast".
+        "direct": every cell is its sum of products: "batch" or "channels", whichever is predicted to be faster
+        (`conv_plan` says which and why), or columns where there are few cells and many weights.
+        "batch": images, or cells of a row of few images, in the vector lanes.
         "channels": output channels in the vector lanes, for wide layers and small batches.
         "im2col": explicit columns and a matrix product, the plain reference.
         "fft": products of spectra, channels of images in the vector lanes.
-        "fast": as "auto", and "fft" where that is predicted to be faster still.
-        "measured": as "auto", by the clock: the first call for a geometry tries every path, the process remembers the
+        "fast": as "direct", and "fft" where that is predicted to be faster still.
+        "measured": as "direct", by the clock: the first call for a geometry tries every path, the process remembers the
         fastest. So two runs can differ in the last bits. Gradients and `hidden_values` take "measured_fast".
         "measured_fast": the same with "fft" among the paths.
         "bf16": "channels" with float32 factors rounded to 8 bits, summed in float32: errors near 8e-3 of the products.
         Where the processor has no such products, "bf16_auto".
-        "bf16_auto": "bf16" or the paths of "auto" on rounded factors, whichever is predicted to be faster; what "auto"
-        and "measured" are within `autocast("bfloat16")`. Gradients and `hidden_values` take "bf16_fast".
+        "bf16_auto": "bf16" or the paths of "direct" on rounded factors, whichever is predicted to be faster; what
+        "auto" and "measured" are within `autocast("bfloat16")`. Gradients and `hidden_values` take "bf16_fast".
         "bf16_fast": the same, and plain float32 "fft" where that is predicted to be faster still.
         "tf32": on a GPU, factors rounded to 11 bits (errors near 1e-3) on tensor cores; the CPU computes "auto".
 
-    On a GPU "auto", "fast", "measured", "fft", "direct" and "channels" are plain float32 arithmetic, and every "bf16"
-    runs on tensor cores.
+    On a GPU "auto", "fast", "measured", "fft", "direct", "batch" and "channels" are plain float32 arithmetic, and every
+    "bf16" runs on tensor cores.
 
     Notes
     -----
-    "direct", "channels" and "im2col" have an error relative to the products summed in each cell. "fft" has an absolute
-    floor: about 3e-7 (float32) of the largest output of the same image, in every cell of that image
+    "direct", "batch", "channels" and "im2col" have an error relative to the products summed in each cell. "fft" has an
+    absolute floor: about 3e-7 (float32) of the largest output of the same image, in every cell of that image
     (`testing.bounds.fft_conv_bound`). So cells that lie six decades below the maximum are noise, and zeros inside an
     image become noise of that size; images that are all zeros stay zeros, and images do not disturb each other. A NaN
     or an infinity makes all outputs of its image NaN, in the weights all outputs of the channels that they reach, and

@@ -34,7 +34,7 @@ class ConvPlan:
     slot : str
         What is computed: "y" (forward), "x" (input gradient, transposed convolution) or "w" (weights gradient).
     path : str
-        "direct", "channels", "im2col", "fft", or "bf16": "channels" with pairs of bfloat16 factors.
+        "batch", "channels", "im2col", "fft", or "bf16": "channels" with pairs of bfloat16 factors.
     costs : dict of str to float
         Predicted cost of every path that could be chosen, in multiply-adds of a vector; cheapest first.
     why : str

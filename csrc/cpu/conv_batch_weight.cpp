@@ -206,11 +206,11 @@ class WeightSum {
 }  // namespace
 
 template <class T>
-void conv_weight_direct(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
+void conv_weight_batch(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
   WeightSum<T>(x, y, w, g).run();
 }
 
-template void conv_weight_direct<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&);
-template void conv_weight_direct<double>(View<const double>, View<const double>, View<double>, const ConvGeometry&);
+template void conv_weight_batch<float>(View<const float>, View<const float>, View<float>, const ConvGeometry&);
+template void conv_weight_batch<double>(View<const double>, View<const double>, View<double>, const ConvGeometry&);
 
 }  // namespace gk::cpu
