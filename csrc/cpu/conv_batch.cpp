@@ -17,7 +17,7 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kPackedBytes = int64_t(16) << 20;  // packed input held at a time, where one block is smaller
-constexpr int64_t kLeastCycles = 40000;              // rows are joined into tasks of about 10 microseconds at least,
+constexpr int64_t kLeastCycles = 20000;              // rows are joined into tasks of about 5 microseconds at least,
 constexpr int64_t kTaskCycles = 120000;              // of 30 where there is work for
 constexpr int64_t kTasks = 16;                       // so many
 constexpr int64_t kStoreCycles = 6;                  // of a vector of outputs: epilogue, transposition, store
