@@ -15,6 +15,8 @@ Run = Callable[[], Any]
 SETTLE_S = 0.01  # after this the other side's idle threads have stopped spinning; far longer and ours wake up slowly
 WARM_S = 0.05  # shorter runs are made once uncounted after the other side's turn: its data are in the caches
 CALL_S = 0.01  # shorter runs are repeated until a sample takes so long
+SETTLING = 3  # calls that do not count: compilation, recordings for replay, pages of memory
+SLOW_S = 2.0  # a call of seconds does not become faster by its repetition, except for what is compiled in the first one
 SLOWER = 1.3  # a rival that is this much slower than the best one in the first round leaves the race
 
 
@@ -57,9 +59,9 @@ def clock(run: Run, calls: int = 1, warm: bool = False) -> float:
 def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -> dict[str, Times]:
     """Times of every contender.
 
-    The first call of each is not counted (compilation, caches, memory). The round after it decides how many rounds fit
-    into the budget, at least 2 together with it, and drops what is much slower than the fastest other contender;
-    those whose name begins with "ours" always stay.
+    The first calls of each are not counted: SETTLING, or one that takes seconds. The round after them decides how many
+    rounds fit into the budget, at least 2 together with it, and drops what is much slower than the fastest other
+    contender; those whose name begins with "ours" always stay.
     """
     first: dict[str, float] = {}
     for name, run in contenders.items():
@@ -70,8 +72,11 @@ def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -
                 raise
             print(f"{name} failed: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
     names = list(first)
-    # a call of seconds does not become faster by its repetition, except for what is compiled in the first one
-    probe = {name: t if t > 2.0 and "compile" not in name else clock(contenders[name]) for name, t in first.items()}
+    for _ in range(SETTLING - 1):
+        for name, t in first.items():
+            if t <= SLOW_S:
+                contenders[name]()
+    probe = {name: t if t > SLOW_S and "compile" not in name else clock(contenders[name]) for name, t in first.items()}
     calls = {name: max(1, round(CALL_S / max(t, 1e-7))) for name, t in probe.items()}
     samples: dict[str, list[float]] = {name: [probe[name]] if calls[name] == 1 else [] for name in names}
     best = min((t for name, t in probe.items() if not name.startswith("ours")), default=0.0)

@@ -216,6 +216,21 @@ def test_the_average_is_only_applied_inside():
     assert equal(inside, {n: a.numpy() for n, a in t.ema.state_dict().items()})
 
 
+def test_without_a_decay_the_average_is_the_last_weights_and_no_copy():
+    t = trainer(ema_decay=0.0)
+    t.run()
+    own = t.gan.generator.state_dict()
+    with t.ema.applied(t.gan.generator):
+        assert equal(weights(t.gan.generator), {n: a.numpy() for n, a in t.ema.state_dict().items()})
+    assert all(np.shares_memory(a.numpy(), own[n].numpy()) for n, a in t.ema.state_dict().items())
+    stored = {n: a + 1 for n, a in weights(t.gan.generator).items()}
+    before = weights(t.gan.generator)
+    t.ema.load_state_dict(stored, 3)
+    assert equal(before, weights(t.gan.generator))
+    with pytest.raises(KeyError, match="unexpected"):
+        t.ema.load_state_dict({**stored, "more": stored["out.weight"]}, 3)
+
+
 def test_samples_are_the_same_for_the_same_seed_and_leave_the_training_alone():
     t = trainer()
     t.run()

@@ -30,9 +30,9 @@ class EMA:
     Parameters
     ----------
     module : nn.Module
-        Not changed, and not kept.
+        Not changed, and not kept unless decay is 0.
     decay : float
-        0 (the last weights) to below 1.
+        0 (the last weights: the module's own, without a copy) to below 1.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -40,14 +40,16 @@ class EMA:
             raise ValueError(f"EMA: decay must be at least 0 and below 1, got {decay}")
         self.decay = decay
         self.updates = 0
-        self._averaged = [name for name, _ in module.named_parameters()]
-        self._state = _copies(module.state_dict())
+        self._last = None if decay else module
+        self._averaged = [name for name, _ in module.named_parameters()] if decay else []
+        self._state = _copies(module.state_dict()) if decay else {}
         if self._averaged:
             flatten([self._state[name] for name in self._averaged])
 
     def update(self, module: nn.Module) -> None:
         """Move towards the module's weights."""
-        again(lambda: self._update(module), steady=True)
+        if self._last is None:
+            again(lambda: self._update(module), steady=True)
 
     def _update(self, module: nn.Module) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
@@ -68,8 +70,11 @@ class EMA:
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module has the averaged weights inside, its own again afterwards."""
+        if module is self._last:
+            yield
+            return
         own = _copies(module.state_dict())
-        module.load_state_dict(self._state)
+        module.load_state_dict(self.state_dict())
         try:
             yield
         finally:
@@ -77,19 +82,20 @@ class EMA:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights by name, as `module.state_dict()`."""
-        return dict(self._state)
+        return dict(self._state) if self._last is None else self._last.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], updates: int) -> None:
-        """Go on from stored weights.
+        """Go on from stored weights, or without a decay from the module's own.
 
         Raises
         ------
         KeyError, ValueError
             If names or shapes differ.
         """
-        for name in self._state.keys() ^ state.keys():
-            raise KeyError(f"EMA: tensor {name!r} is {'missing' if name in self._state else 'unexpected'}")
-        for name, own in self._state.items():
+        known = self.state_dict()
+        for name in known.keys() ^ state.keys():
+            raise KeyError(f"EMA: tensor {name!r} is {'missing' if name in known else 'unexpected'}")
+        for name, own in known.items():
             if tuple(state[name].shape) != own.shape or state[name].dtype != own.dtype:
                 raise ValueError(f"EMA: {name!r} has shape {tuple(state[name].shape)}, expected {own.shape}")
         for name, own in self._state.items():

@@ -160,7 +160,7 @@ class Trainer:
                 real = next(self.data).to(self.gan.device)
                 fake = self.updates.discriminator(real)
             for left in reversed(range(self.config.g_steps)):
-                self.updates.generator(real, None if left else self.ema)
+                self.updates.generator(real, self.ema if self.config.ema_decay and not left else None)
         self.step += 1
         self._tell_refusals()
         if self.health.due(self.step):
