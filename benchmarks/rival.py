@@ -324,6 +324,8 @@ class OnnxGenerator:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # its threads spin inside a run as ever, but not for 50 ms after it, on the cores that ours has by then
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = ort.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
 
     def sample(self) -> Array:
