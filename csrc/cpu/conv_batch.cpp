@@ -16,13 +16,14 @@
 namespace gk::cpu {
 namespace {
 
-constexpr int64_t kPackedBytes = int64_t(16) << 20;  // packed input held at a time, where one block is smaller
-constexpr int64_t kLeastCycles = 20000;              // rows are joined into tasks of about 5 microseconds at least,
-constexpr int64_t kTaskCycles = 120000;              // of 30 where there is work for
-constexpr int64_t kTasks = 16;                       // so many
-constexpr int64_t kStoreCycles = 6;                  // of a vector of outputs: epilogue, transposition, store
-constexpr int64_t kWindowBytes = 512 << 10;          // input that the rows of a task share: half a second-level cache
-constexpr int64_t kSharingRows = 8;                  // rows of a task where the window of all channels is larger
+// Packed input held at a time: what the caches hold, but two blocks, for two threads, if each is below the second.
+constexpr int64_t kPackedBytes = int64_t(4) << 20, kPairedBytes = int64_t(8) << 20;
+constexpr int64_t kLeastCycles = 20000;      // rows are joined into tasks of about 5 microseconds at least,
+constexpr int64_t kTaskCycles = 120000;      // of 30 where there is work for
+constexpr int64_t kTasks = 16;               // so many
+constexpr int64_t kStoreCycles = 6;          // of a vector of outputs: epilogue, transposition, store
+constexpr int64_t kWindowBytes = 512 << 10;  // input that the rows of a task share: half a second-level cache
+constexpr int64_t kSharingRows = 8;          // rows of a task where the window of all channels is larger
 
 struct ChannelBlock {
   int64_t first, valid;  // output channels within the group
@@ -183,8 +184,9 @@ class GatherConv {
     plane_ = row_ * axes_[1].cells();
     channel_ = plane_ * axes_[0].cells();
     const int64_t channels = in_.shape[1], blocks = group.blocks(L), block_size = channels * channel_;
+    const int64_t bytes = block_size * static_cast<int64_t>(sizeof(T));
     const int64_t per_round =
-        std::max<int64_t>(1, std::min<int64_t>(blocks, kPackedBytes / (block_size * static_cast<int64_t>(sizeof(T)))));
+        std::min<int64_t>(blocks, std::max<int64_t>(kPackedBytes / bytes, bytes <= kPairedBytes ? 2 : 1));
     Scratch<T> packed(per_round * block_size);
     std::vector<std::vector<Unit>> units(per_round);
     for (int64_t first = 0; first < blocks; first += per_round) {
