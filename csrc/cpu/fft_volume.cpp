@@ -12,11 +12,12 @@ namespace gk::cpu {
 namespace {
 
 constexpr int64_t kRows = 4;  // rows that pass through the first-level cache together, an even number
+constexpr int kRadices[] = {8, 7, 5, 4, 3, 2};
 constexpr double kPi = 3.14159265358979323846;
 
 std::vector<int> fft_factors(int64_t n) {
   std::vector<int> factors;
-  for (const int f : {7, 5, 4, 3, 2})
+  for (const int f : kRadices)
     for (; n % f == 0; n /= f) factors.push_back(f);
   if (n != 1) factors.clear();
   return factors;
@@ -74,7 +75,7 @@ void unpack_rows(const T* src, const LaneVolumes<T>& v, int64_t i, int lanes, in
 
 int64_t fft_passes(int64_t n) {
   int64_t passes = 0;
-  for (const int f : {7, 5, 4, 3, 2})
+  for (const int f : kRadices)
     for (; n % f == 0; n /= f) ++passes;
   return n == 1 ? passes : 0;
 }

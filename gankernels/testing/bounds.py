@@ -77,11 +77,12 @@ def conv_weight_bound(x: Array, y: Array, g: ConvGeometry, dtype: DTypeLike) -> 
 
 
 # Convolution by FFT: |error| <= sum over channels of ||a||_2 ||b||_2 * u*(40*log2(n) + 3*K), n the padded volume, K the
-# length of the sums of products. A pass of radix r rounds r + 4 times in a row, and the row sums of |DFT_r| are sqrt(r)
-# times its 2-norm, so a forward transform errs by at most sum over passes of sqrt(2*r)*(r + 4)*u <= 15*u*log2(n) of
-# ||a||_2 (r = 2, 3, 4, 5, 7). By Parseval and Cauchy-Schwarz (1/n) * sum over frequencies of |A B| <= ||a||_2 ||b||_2:
-# two forward transforms give 30, the inverse, whose every output is a sum of the products through
-# sqrt(2)*(r + 4) <= 9*log2(r) roundings a pass, the rest; complex sums of K products give sqrt(2)*gamma_2K.
+# length of the sums of products. A pass of radix r rounds r + 4 times in a row, of radix 8 only 8 times, and the row
+# sums of |DFT_r| are sqrt(r) times its 2-norm, so a forward transform errs by at most sum over passes of
+# sqrt(2*r)*(r + 4)*u <= 15*u*log2(n) of ||a||_2 (r = 2, 3, 4, 5, 7; 8). By Parseval and Cauchy-Schwarz
+# (1/n) * sum over frequencies of |A B| <= ||a||_2 ||b||_2: two forward transforms give 30, the inverse, whose every
+# output is a sum of the products through sqrt(2)*(r + 4) <= 9*log2(r) roundings a pass, the rest; complex sums of K
+# products give sqrt(2)*gamma_2K.
 def _fft_factor(count: int, g: ConvGeometry, dtype: DTypeLike) -> float:
     # at most twice the shortest length that does not wrap
     padded = prod(2 * (x + max(0, *pair) + k + y) for x, pair, k, y in zip(g.x, g.padding, g.kernel, g.y, strict=True))

@@ -37,6 +37,18 @@ static inline void butterfly(typename Simd<T>::type* re, typename Simd<T>::type*
     const V cr = re[1] + re[3], ci = im[1] + im[3], dr = re[1] - re[3], di = im[1] - im[3];
     re[0] = ar + cr, im[0] = ai + ci, re[2] = ar - cr, im[2] = ai - ci;
     re[1] = br + di, im[1] = bi - dr, re[3] = br - di, im[3] = bi + dr;
+  } else if constexpr (R == 8) {  // of the even elements a and the odd ones b; b1 and b3 turn by 45 degrees more
+    V ar[4], ai[4], br[4], bi[4];
+    GK_UNROLL for (int k = 0; k < 4; ++k) {
+      ar[k] = re[2 * k], ai[k] = im[2 * k], br[k] = re[2 * k + 1], bi[k] = im[2 * k + 1];
+    }
+    butterfly<T, 4>(ar, ai), butterfly<T, 4>(br, bi);
+    const V c = broadcast(T(0.70710678118654752440));
+    const V s1 = br[1] + bi[1], d1 = bi[1] - br[1], s3 = br[3] + bi[3], d3 = bi[3] - br[3];
+    re[0] = ar[0] + br[0], im[0] = ai[0] + bi[0], re[4] = ar[0] - br[0], im[4] = ai[0] - bi[0];
+    re[1] = fma(c, s1, ar[1]), im[1] = fma(c, d1, ai[1]), re[5] = fma(-c, s1, ar[1]), im[5] = fma(-c, d1, ai[1]);
+    re[2] = ar[2] + bi[2], im[2] = ai[2] - br[2], re[6] = ar[2] - bi[2], im[6] = ai[2] + br[2];
+    re[3] = fma(c, d3, ar[3]), im[3] = fma(-c, s3, ai[3]), re[7] = fma(-c, d3, ar[3]), im[7] = fma(c, s3, ai[3]);
   } else {  // odd: elements j and R - j share their cosines and sines
     constexpr int H = R / 2;
     V sr[H], si[H], dr[H], di[H];
@@ -147,6 +159,7 @@ static void two_passes_from(const FftPlan<T>& plan, const FftLine<const T>& in, 
                    : second == 3 ? two_passes<T, R, 3>
                    : second == 4 ? two_passes<T, R, (R < 4 ? R : 4)>
                    : second == 5 ? two_passes<T, R, (R < 5 ? R : 5)>
+                   : second == 7 ? two_passes<T, R, (R < 7 ? R : 7)>
                                  : two_passes<T, R, R>;
   run(plan, in, out, work);
 }
@@ -163,7 +176,8 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
   }
   if (plan.passes == 2) {
     const int first = plan.pass[0].radix;
-    const auto run = first == 7   ? two_passes_from<T, 7>
+    const auto run = first == 8   ? two_passes_from<T, 8>
+                     : first == 7 ? two_passes_from<T, 7>
                      : first == 5 ? two_passes_from<T, 5>
                      : first == 4 ? two_passes_from<T, 4>
                                   : two_passes_from<T, 3>;
@@ -187,8 +201,11 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
       case 5:
         any_pass<T, 5>(plan.pass[i], x, y, first, last);
         break;
-      default:
+      case 7:
         any_pass<T, 7>(plan.pass[i], x, y, first, last);
+        break;
+      default:
+        any_pass<T, 8>(plan.pass[i], x, y, first, last);
     }
     x = whole_line<const T>(to, plan.n);
   }
