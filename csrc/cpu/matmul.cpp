@@ -19,8 +19,9 @@ namespace {
 constexpr int64_t kInner = 256;                          // inner extent of a panel block: 48 KiB of b for 48 columns
 constexpr int64_t kRows = 256, kFewRows = 64;            // rows of c per task, and at least where tasks are few:
 constexpr int64_t kTasks = 4;                            // fewer than these
-constexpr int64_t kStreamed = 16;                        // rows of a, at most, for which b is read in place, and then
-constexpr int64_t kStreamRows = 32, kStreamPanels = 10;  // so many rows of b at a time, in runs of so many panels
+constexpr int64_t kStreamed = 64;                        // rows of a, at most, for which b is read in place, and then
+constexpr int64_t kStreamRows = 32, kStreamPanels = 10;  // so many rows of b at a time, in runs of so many panels,
+constexpr int64_t kRuns = 4;                             // fewer where there would not be so many runs
 constexpr int64_t kDotRows = 48;                         // the same where the inner extent is in the lanes
 
 struct RowBlock {
@@ -201,14 +202,19 @@ void few_rows(View<const T> a, View<const T> b, View<T> c, const std::vector<Row
   const int64_t M = c.shape[1], N = c.shape[2], K = a.shape[2], width = positions * table.lanes;
   const Panels<T, T> panels{b, width};
   const T* kept = panels.kept();
-  const int64_t rows = blocks.back().first + blocks.back().outputs, run = (kept ? 1 : kStreamPanels) * width;
+  const int64_t rows = blocks.back().first + blocks.back().outputs;
+  const int64_t at_once = kept ? 1 : std::clamp<int64_t>(c.shape[0] * panels.count() / kRuns, 1, kStreamPanels);
+  const int64_t run = at_once * width;
   const int64_t runs = (N + run - 1) / run, inner_block = kept ? kInner : kStreamRows;
   const TapOffset only{0, 0};
   Scratch<T> packed(c.shape[0] * rows * K);
-  for (int64_t n = 0; n < c.shape[0]; ++n)
-    for (const RowBlock& block : blocks)
-      pack_rows(a.data + n * a.stride[0], a.stride[1], a.stride[2], K, block,
-                packed.get() + (n * rows + block.first) * K);
+  const int64_t block_count = static_cast<int64_t>(blocks.size());
+  parallel_for(c.shape[0] * block_count, [&](int64_t i) {
+    const RowBlock& block = blocks[i % block_count];
+    const int64_t n = i / block_count;
+    pack_rows(a.data + n * a.stride[0], a.stride[1], a.stride[2], K, block,
+              packed.get() + (n * rows + block.first) * K);
+  });
   parallel_for(c.shape[0] * runs, [&](int64_t i) {
     const int64_t batch = i / runs, first = i % runs * run, columns = std::min(run, N - first);
     Scratch<T> sums(rows * run), panel(inner_block * width);
