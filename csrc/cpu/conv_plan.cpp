@@ -25,7 +25,7 @@ struct Prices {
 };
 constexpr Prices kBatchGather{1.12, 0, 33, 36, 127, 50e3}, kBatchWeight{1.5, 0.24, 37, 0, 500, 90e3};
 constexpr Prices kChannelGather{1.12, 21, 25, 29, 42, 26e3}, kChannelWeight{1.13, 11, 20, 0, 41, 23e3};
-constexpr Prices kColumns{1.12, 0, 100, 120, 32, 30e3};
+constexpr Prices kColumns{1.12, 900, 100, 250, 16, 30e3};
 
 ConvEstimate priced(ConvEstimate e, const Prices& p) {
   e.cost = p.call + e.products * p.products + e.visits * p.visits + e.packed * p.packed + e.stored * p.stored +
@@ -34,7 +34,8 @@ ConvEstimate priced(ConvEstimate e, const Prices& p) {
 }
 
 // Weights and their rearranged copy that outgrow the last cache: moving them costs several times as much.
-constexpr double kCacheBytes = 32 << 20, kOutOfCache = 4;
+constexpr double kCacheBytes = 24 << 20, kBatchOutOfCache = 4, kChannelsOutOfCache = 2.2;
+constexpr double kColumnBytes = 4 << 20;  // of weights and copy, from which on columns may pay
 
 template <class T>
 double with_copy_bytes(const ConvGeometry& g) {
@@ -42,8 +43,8 @@ double with_copy_bytes(const ConvGeometry& g) {
 }
 
 template <class T>
-double memory_price(const ConvGeometry& g) {
-  return with_copy_bytes<T>(g) > kCacheBytes ? kOutOfCache : 1.0;
+double memory_price(const ConvGeometry& g, double out_of_cache) {
+  return with_copy_bytes<T>(g) > kCacheBytes ? out_of_cache : 1.0;
 }
 
 // Outputs of a row that a tile of the batch path mostly holds.
@@ -86,7 +87,7 @@ ConvEstimate batch(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64
     (slot == ConvSlot::w ? e.packed : e.stored) += results * number(outputs) * groups;
   }
   e.weights = number(inputs * outputs) * taps * groups / L;
-  if (slot != ConvSlot::w) e.weights *= memory_price<T>(g);
+  if (slot != ConvSlot::w) e.weights *= memory_price<T>(g, kBatchOutOfCache);
   // The sums of a weights gradient are vectors: one for each weight and each of up to 64 slabs.
   if (slot == ConvSlot::w) e.visits = e.weights * L * std::max(1.0, 64.0 / std::max(1.0, number(outputs) / 8 * groups));
   return priced(e, slot == ConvSlot::w ? kBatchWeight : kBatchGather);
@@ -137,7 +138,7 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
     e.packed = cells * in_vectors * groups, e.stored = results * vectors * groups * (parts > 1 ? kPartStores : 1);
   }
   e.weights = (slot == ConvSlot::w ? number(inputs) : steps) * vectors * number(g.taps()) * groups;
-  if (slot != ConvSlot::w) e.weights *= memory_price<T>(g);
+  if (slot != ConvSlot::w) e.weights *= memory_price<T>(g, kChannelsOutOfCache);
   if (pairs_of_numbers) e.packed *= kPairPacking;
   return priced(e, slot == ConvSlot::w ? kChannelWeight : kChannelGather);
 }
@@ -152,6 +153,7 @@ ConvEstimate columns(const ConvGeometry& g, int64_t inputs, int64_t outputs) {
   const int tile = tile_outputs(conv_table<T>(), g.batch * g.y_volume());
   e.products = std::ceil(positions / tile) * tile * tile_price(tile) * number(inputs) * rows / L;
   e.packed = positions * number(inputs * g.groups) / L;
+  e.visits = number(g.batch * outputs * g.groups);
   e.stored = positions * rows / L;
   e.weights = number(inputs) * rows / L * std::max(1.0, positions / 256);
   return priced(e, kColumns);
@@ -204,7 +206,7 @@ std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, C
   std::vector<ConvEstimate> found{batch<T>(g, slot, axes, inputs, outputs),
                                   channels<T>(g, slot, axes, inputs, outputs, false)};
   const bool rounds = rounds_to_bf16<T>(asked);  // a rounded copy of the weights would cost what columns save
-  if (slot == ConvSlot::x && !rounds && with_copy_bytes<T>(g) >= kCacheBytes / 8)
+  if (slot == ConvSlot::x && !rounds && with_copy_bytes<T>(g) >= kColumnBytes)
     found.push_back(columns<T>(g, inputs, outputs));
   if (rounds && bf16_table()) found.push_back(channels<T>(g, slot, axes, inputs, outputs, true));
   const bool with_fft = asked == ConvAlgorithm::fft || asked == ConvAlgorithm::fast ||
