@@ -5,7 +5,6 @@
 #include "local_conv.hpp"
 
 #include <algorithm>
-#include <array>
 
 #include "parallel.hpp"
 
@@ -45,23 +44,24 @@ void for_local_taps(const ConvGeometry& g, Step step) {
 // Images [first, first + count) of dense volumes to and from lane layout.
 template <class T>
 struct LaneImages {
-  const ConvTable<T>& table = conv_table<T>();
-  int64_t first, count;
+  int64_t first = 0, count = 0;
 
-  int64_t blocks() const { return ceil_div(count, table.lanes); }
-  int64_t vector() const { return blocks() * table.lanes; }
+  int64_t blocks() const { return ceil_div(count, conv_table<T>().lanes); }
+  int64_t vector() const { return blocks() * conv_table<T>().lanes; }
 
   // The rows of channel c of the images in block b; `other` for lanes without one.
   template <class U>
   std::vector<U*> rows(const View<U>& v, int64_t c, int64_t b, U* other) const {
-    std::vector<U*> rows(table.lanes, other);
-    for (int64_t n = b * table.lanes, l = 0; n < count && l < table.lanes; ++n, ++l)
+    const int64_t L = conv_table<T>().lanes;
+    std::vector<U*> rows(L, other);
+    for (int64_t n = b * L, l = 0; n < count && l < L; ++n, ++l)
       rows[l] = v.data + (first + n) * v.stride[0] + c * v.stride[1];
     return rows;
   }
 
   // dst(cell, channel, image), cells `stride` apart
   void pack(const View<const T>& v, int64_t cells, T* dst, int64_t stride) const {
+    const ConvTable<T>& table = conv_table<T>();
     Scratch<T> zeros(cells);
     std::fill_n(zeros.get(), cells, T(0));
     parallel_for(v.shape[1], [&](int64_t c) {
@@ -73,6 +73,7 @@ struct LaneImages {
 
   // Channel c from src(cell, image).
   void unpack(const T* src, const View<T>& v, int64_t c, int64_t cells) const {
+    const ConvTable<T>& table = conv_table<T>();
     Scratch<T> nobody(cells);
     for (int64_t b = 0; b < blocks(); ++b)
       table.deinterleave(src + b * table.lanes, vector(), cells, rows<T>(v, c, b, nobody.get()).data());
@@ -105,7 +106,8 @@ struct OuterBlock {
     return blocks;
   }
 
-  int64_t steps(int64_t channels) const { return ceil_div(channels, inner); }
+  // Numbers of `count` weights of so many inner channels.
+  int64_t packed(int64_t channels, int64_t count) const { return ceil_div(channels, inner) * count * width; }
 
   // dst(step of inner channels, weight [first, last), width): `outputs` numbers of each inner channel
   template <class T>
@@ -127,85 +129,133 @@ struct OuterBlock {
   }
 };
 
-// How the blocks of outer channels and the cells of a gather are cut into tasks.
-struct GatherTasks {
+// How many blocks of outer channels and cells make a task.
+struct TaskSize {
   int64_t blocks, cells;
 };
 
 // to[n, e, cell] = sum over inner channels i, taps of w[e, i, weight] * from[n, i, tap's cell], in this order.
 template <class T>
-void gather(const View<const T>& from, const LocalWeights<T>& w, const View<T>& to, int64_t groups,
-            const LocalTaps& taps, const GatherTasks& tasks) {
-  const ConvTable<T>& table = conv_table<T>();
-  const int64_t inner = from.shape[1] / groups, outer = to.shape[1] / groups;
-  const int64_t from_cells = from.shape[2] * from.shape[3] * from.shape[4], cells = taps.cells();
-  const std::vector<OuterBlock> blocks = OuterBlock::cut(table, outer, inner);
-  const int64_t block_count = static_cast<int64_t>(blocks.size()), sets = ceil_div(block_count, tasks.blocks);
-  const int64_t padded = blocks.back().first + blocks.back().outputs, slabs = ceil_div(cells, tasks.cells);
-  int64_t most_reads = 0;
-  for (int64_t i = 0; i < cells; ++i) most_reads = std::max(most_reads, taps.count(i));
-  for_local_images<T>(from.shape[0], [&](int64_t first_image, int64_t images) {
-    const LaneImages<T> lanes{table, first_image, images};
-    const int64_t vector = lanes.vector(), channel = cells * vector;
-    const int64_t from_cell = from.shape[1] * vector + table.lanes;  // powers of two would meet in one set of a cache
-    Scratch<T> packed(from_cells * from_cell), sums(groups * padded * channel);
-    lanes.pack(from, from_cells, packed.get(), from_cell);
-    parallel_for(groups * sets * slabs, [&](int64_t task) {
-      const int64_t group = task / (sets * slabs), set = task / slabs % sets, slab = task % slabs;
-      const int64_t first_cell = slab * tasks.cells, last_cell = std::min(cells, first_cell + tasks.cells);
-      const int64_t first_block = set * tasks.blocks, last_block = std::min(block_count, first_block + tasks.blocks);
-      int64_t first_weight = 0, last_weight = 0;
-      if (taps.begin[first_cell] < taps.begin[last_cell]) {
-        const auto ends = std::minmax_element(taps.of(first_cell), taps.of(last_cell),
-                                              [](const LocalTap& a, const LocalTap& b) { return a.weight < b.weight; });
-        first_weight = ends.first->weight, last_weight = ends.second->weight + 1;
-      }
-      const int64_t count = last_weight - first_weight;
-      int64_t room = 0, most_inner = 0;
-      for (int64_t b = first_block; b < last_block; ++b)
-        room += blocks[b].steps(inner) * count * blocks[b].width, most_inner = std::max(most_inner, blocks[b].inner);
-      Scratch<T> weights(room + table.kMaxOutputs), zeros(count);
-      std::fill_n(zeros.get(), count, T(0));
-      T* to_weights = weights.get();
-      for (int64_t b = first_block; b < last_block; ++b) {
-        blocks[b].pack(table, w, group, inner, first_weight, last_weight, zeros.get(), to_weights);
-        to_weights += blocks[b].steps(inner) * count * blocks[b].width;
-      }
-      std::vector<TapOffset> offsets(most_inner * most_reads);
-      for (int64_t cell = first_cell; cell < last_cell; ++cell) {
-        const T* block_weights = weights.get();
-        for (int64_t b = first_block; b < last_block; ++b) {
-          const OuterBlock& block = blocks[b];
-          const int64_t reads = taps.count(cell);
-          for (int64_t t = 0; t < reads; ++t) {
-            const LocalTap& tap = taps.of(cell)[t];
-            offsets[t] = {tap.cell * from_cell, (tap.weight - first_weight) * block.width};
-          }
-          for (int64_t t = reads; t < block.inner * reads; ++t)
-            offsets[t] = {offsets[t - reads].cell + vector, offsets[t - reads].weight + block.outputs};
-          const int64_t whole = inner / block.inner, rest = inner % block.inner;
-          const T* at = packed.get() + group * inner * vector;
-          T* y = sums.get() + (group * padded + block.first) * channel + cell * vector;
-          const int64_t pieces = ceil_div(lanes.blocks(), table.max_positions[block.outputs]);
-          for (int64_t piece = 0; piece < pieces; ++piece) {
-            const int64_t v = lanes.blocks() * piece / pieces * table.lanes;
-            const int64_t wide = lanes.blocks() * (piece + 1) / pieces - lanes.blocks() * piece / pieces;
-            const auto tile = table.tile[block.outputs][wide];
-            tile(at + v, block.inner * vector, block_weights, count * block.width, whole, offsets.data(),
-                 block.inner * reads, y + v, channel, table.lanes, false);
-            if (rest > 0)
-              tile(at + whole * block.inner * vector + v, 0, block_weights + whole * count * block.width, 0, 1,
-                   offsets.data(), rest * reads, y + v, channel, table.lanes, true);
-          }
-          block_weights += block.steps(inner) * count * block.width;
-        }
-      }
+class LocalGather {
+ public:
+  LocalGather(const View<const T>& from, const LocalWeights<T>& w, const View<T>& to, int64_t groups,
+              const LocalTaps& taps, const TaskSize& task)
+      : from_(from),
+        to_(to),
+        w_(w),
+        taps_(taps),
+        task_(task),
+        groups_(groups),
+        inner_(from.shape[1] / groups),
+        outer_(to.shape[1] / groups),
+        blocks_(OuterBlock::cut(table_, outer_, inner_)),
+        padded_(blocks_.back().first + blocks_.back().outputs) {
+    for (int64_t i = 0; i < taps.cells(); ++i) most_taps_ = std::max(most_taps_, taps.count(i));
+  }
+
+  void run() {
+    for_local_images<T>(from_.shape[0], [&](int64_t first, int64_t count) {
+      lanes_ = {first, count};
+      vector_ = lanes_.vector(), channel_ = taps_.cells() * vector_;
+      from_cell_ = from_.shape[1] * vector_ + table_.lanes;  // powers of two would meet in one set of a cache
+      const int64_t from_cells = from_.shape[2] * from_.shape[3] * from_.shape[4];
+      Scratch<T> packed(from_cells * from_cell_), sums(groups_ * padded_ * channel_);
+      lanes_.pack(from_, from_cells, packed.get(), from_cell_);
+      compute(packed.get(), sums.get());
+      parallel_for(to_.shape[1], [&](int64_t c) {
+        lanes_.unpack(sums.get() + (c / outer_ * padded_ + c % outer_) * channel_, to_, c, taps_.cells());
+      });
     });
-    parallel_for(to.shape[1], [&](int64_t c) {
-      lanes.unpack(sums.get() + (c / outer * padded + c % outer) * channel, to, c, cells);
+  }
+
+ private:
+  // Weights [first, last) of a run of cells.
+  struct Range {
+    int64_t first = 0, last = 0;
+    int64_t count() const { return last - first; }
+  };
+
+  Range weights_of(int64_t first_cell, int64_t last_cell) const {
+    const auto less = [](const LocalTap& a, const LocalTap& b) { return a.weight < b.weight; };
+    const auto ends = std::minmax_element(taps_.of(first_cell), taps_.of(last_cell), less);
+    if (ends.first == taps_.of(last_cell)) return {};
+    return {ends.first->weight, ends.second->weight + 1};
+  }
+
+  void compute(const T* packed, T* sums) const {
+    const int64_t block_count = static_cast<int64_t>(blocks_.size()), cells = taps_.cells();
+    const int64_t sets = ceil_div(block_count, task_.blocks), slabs = ceil_div(cells, task_.cells);
+    parallel_for(groups_ * sets * slabs, [&](int64_t i) {
+      const int64_t group = i / (sets * slabs), first_block = i / slabs % sets * task_.blocks;
+      const int64_t first_cell = i % slabs * task_.cells, last_cell = std::min(cells, first_cell + task_.cells);
+      compute(packed + group * inner_ * vector_, sums + group * padded_ * channel_, group, &blocks_[first_block],
+              blocks_.data() + std::min(block_count, first_block + task_.blocks), first_cell, last_cell);
     });
-  });
-}
+  }
+
+  // Some cells of some blocks; `x` and `sums` are those of the group.
+  void compute(const T* x, T* sums, int64_t group, const OuterBlock* block, const OuterBlock* end, int64_t first_cell,
+               int64_t last_cell) const {
+    const Range range = weights_of(first_cell, last_cell);
+    int64_t room = 0, most_inner = 0;
+    for (const OuterBlock* b = block; b < end; ++b)
+      room += b->packed(inner_, range.count()), most_inner = std::max(most_inner, b->inner);
+    Scratch<T> weights(room + table_.kMaxOutputs), zeros(range.count());  // a tile may read past the last number
+    std::fill_n(zeros.get(), range.count(), T(0));
+    T* to = weights.get();
+    for (const OuterBlock* b = block; b < end; to += b->packed(inner_, range.count()), ++b)
+      b->pack(table_, w_, group, inner_, range.first, range.last, zeros.get(), to);
+    std::vector<TapOffset> offsets(most_inner * most_taps_);
+    for (int64_t cell = first_cell; cell < last_cell; ++cell) {
+      const T* from = weights.get();
+      for (const OuterBlock* b = block; b < end; from += b->packed(inner_, range.count()), ++b) {
+        place_taps(*b, cell, range.first, offsets.data());
+        add(*b, x, from, range.count() * b->width, offsets.data(), taps_.count(cell),
+            sums + b->first * channel_ + cell * vector_);
+      }
+    }
+  }
+
+  // The taps of a cell for each inner channel of a step.
+  void place_taps(const OuterBlock& block, int64_t cell, int64_t first_weight, TapOffset* offsets) const {
+    const int64_t count = taps_.count(cell);
+    for (int64_t t = 0; t < count; ++t) {
+      const LocalTap& tap = taps_.of(cell)[t];
+      offsets[t] = {tap.cell * from_cell_, (tap.weight - first_weight) * block.width};
+    }
+    for (int64_t t = count; t < block.inner * count; ++t)
+      offsets[t] = {offsets[t - count].cell + vector_, offsets[t - count].weight + block.outputs};
+  }
+
+  // One cell of one block for all images: steps of `step` weights, the last one may have fewer inner channels.
+  void add(const OuterBlock& block, const T* x, const T* weights, int64_t step, const TapOffset* offsets, int64_t count,
+           T* y) const {
+    const int64_t whole = inner_ / block.inner, rest = inner_ % block.inner, vectors = lanes_.blocks();
+    const int64_t pieces = ceil_div(vectors, table_.max_positions[block.outputs]);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t v = vectors * piece / pieces, wide = vectors * (piece + 1) / pieces - v, at = v * table_.lanes;
+      const auto tile = table_.tile[block.outputs][wide];
+      tile(x + at, block.inner * vector_, weights, step, whole, offsets, block.inner * count, y + at, channel_,
+           table_.lanes, false);
+      if (rest > 0)
+        tile(x + whole * block.inner * vector_ + at, 0, weights + whole * step, 0, 1, offsets, rest * count, y + at,
+             channel_, table_.lanes, true);
+    }
+  }
+
+  const ConvTable<T>& table_ = conv_table<T>();
+  const View<const T>& from_;
+  const View<T>& to_;
+  const LocalWeights<T> w_;
+  const LocalTaps& taps_;
+  const TaskSize task_;
+  const int64_t groups_, inner_, outer_;  // channels per group
+  const std::vector<OuterBlock> blocks_;
+  const int64_t padded_;  // outer channels of a group, in whole tiles
+  int64_t most_taps_ = 0;
+  LaneImages<T> lanes_{};
+  int64_t vector_ = 0, channel_ = 0, from_cell_ = 0;  // elements of a cell's channel, of a sum's, of a packed cell
+};
 
 }  // namespace
 
@@ -252,8 +302,9 @@ void local_conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry&
     const int64_t blocks = std::clamp<int64_t>(kWeightBytes / (bytes * wide * run), 1, ceil_div(O, wide));
     const int64_t cells = std::clamp(kWeightBytes / (bytes * std::min(O, blocks * wide)), run,
                                      std::max(run, ceil_div(taps.cells(), kTasks)));
-    gather<T>(from.view(), {v.data, O * v.stride[0], v.stride[0], v.stride[1]}, to.view(), g.groups, taps,
-              {blocks, cells});
+    LocalGather<T>(from.view(), {v.data, O * v.stride[0], v.stride[0], v.stride[1]}, to.view(), g.groups, taps,
+                   {blocks, cells})
+        .run();
   }
   to.finish();
 }
@@ -269,8 +320,9 @@ void local_conv_transpose(View<const T> y, View<const T> w, View<T> x, const Con
   const int64_t C = g.in_channels / g.groups, O = g.out_channels / g.groups;
   // The weights of a run of cells lie far apart, all between are packed: few runs.
   const int64_t tasks = g.groups * ceil_div(C, conv_table<T>().wide_outputs);
-  gather<T>(from.view(), {v.data, O * v.stride[0], v.stride[1], v.stride[0]}, to.view(), g.groups, taps,
-            {1, ceil_div(taps.cells(), ceil_div(kTasks, tasks))});
+  LocalGather<T>(from.view(), {v.data, O * v.stride[0], v.stride[1], v.stride[0]}, to.view(), g.groups, taps,
+                 {1, ceil_div(taps.cells(), ceil_div(kTasks, tasks))})
+      .run();
   to.finish();
 }
 
