@@ -25,14 +25,14 @@ std::vector<int> fft_factors(int64_t n) {
 
 // Rows [h, h + rows) of plane d of line i: (row, W, lane).
 template <class T>
-void pack_rows(const LaneVolumes<const T>& v, int64_t i, int lanes, int64_t d, int64_t h, int64_t rows,
-               std::vector<T>& plain, T* dst) {
+void pack_rows(const LaneVolumes<const T>& v, int64_t i, int lanes, int64_t d, int64_t h, int64_t rows, T* plain,
+               T* dst) {
   const int64_t width = v.extent[2], count = rows * width;
   const bool run = v.stride[2] == 1 && (rows == 1 || v.stride[1] == width);
   const T* from[64];
   for (int l = 0; l < lanes; ++l) {
     const T* base = v.base[i * lanes + l];
-    T* copy = plain.data() + l * count;
+    T* copy = plain + l * count;
     from[l] = copy;
     if (!base) {
       std::fill_n(copy, count, T(0));
@@ -51,13 +51,13 @@ void pack_rows(const LaneVolumes<const T>& v, int64_t i, int lanes, int64_t d, i
 
 template <class T>
 void unpack_rows(const T* src, const LaneVolumes<T>& v, int64_t i, int lanes, int64_t d, int64_t h, int64_t rows,
-                 std::vector<T>& plain) {
+                 T* plain) {
   const int64_t width = v.extent[2], count = rows * width;
   const bool run = v.stride[2] == 1 && (rows == 1 || v.stride[1] == width);
   T* to[64];
   for (int l = 0; l < lanes; ++l) {
     T* base = v.base[i * lanes + l];
-    to[l] = run && base ? base + d * v.stride[0] + h * v.stride[1] : plain.data() + l * count;
+    to[l] = run && base ? base + d * v.stride[0] + h * v.stride[1] : plain + l * count;
   }
   conv_table<T>().deinterleave(src, lanes, count, to);
   if (run) return;
@@ -121,11 +121,11 @@ void VolumeFft<T>::forward(const LaneVolumes<const T>& in, int64_t lines, const 
   const int64_t row = (frequencies | 1) * vector, width = in.extent[2], height = in.extent[1], depth = in.extent[0];
   parallel_for(lines * depth, [&](int64_t task) {
     const int64_t line = task / depth, d = task % depth;
-    Scratch<T> packed(kRows * width * L), z(nw * vector), rows(height * row), work(2 * std::max(nw, nh) * vector);
-    std::vector<T> plain(kRows * width * L);
+    Scratch<T> packed(kRows * width * L), plain(kRows * width * L), z(nw * vector), rows(height * row),
+        work(2 * std::max(nw, nh) * vector);
     for (int64_t h = 0; h < height; h += kRows) {
       const int64_t count = std::min(kRows, height - h);
-      pack_rows(in, line, L, d, h, count, plain, packed.get());
+      pack_rows(in, line, L, d, h, count, plain.get(), packed.get());
       if (count % 2) std::fill_n(packed.get() + count * width * L, width * L, T(0));
       for (int64_t i = 0; i < count; i += 2) {
         const T* pair = packed.get() + i * width * L;
@@ -152,8 +152,8 @@ void VolumeFft<T>::inverse(const Spectrum<T>& in, int64_t lines, const LaneVolum
   const int64_t row = (frequencies | 1) * vector, width = out.extent[2], height = out.extent[1], depth = out.extent[0];
   parallel_for(lines * depth, [&](int64_t task) {
     const int64_t line = task / depth, d = task % depth;
-    Scratch<T> packed(kRows * width * L), z(nw * vector), rows(height * row), work(2 * std::max(nw, nh) * vector);
-    std::vector<T> plain(kRows * width * L);
+    Scratch<T> packed(kRows * width * L), plain(kRows * width * L), z(nw * vector), rows(height * row),
+        work(2 * std::max(nw, nh) * vector);
     for (int64_t k = 0; k < frequencies; ++k)
       table.transform(
           h_.get(),
@@ -168,7 +168,7 @@ void VolumeFft<T>::inverse(const Spectrum<T>& in, int64_t lines, const LaneVolum
         table.transform(w_.get(), exchanged(fft_line<const T>(z.get(), L, vector, 0, nw)),
                         exchanged(fft_line(pair, width * L, L, out.first[2], out.first[2] + width)), work.get());
       }
-      unpack_rows(packed.get(), out, line, L, d, h, count, plain);
+      unpack_rows(packed.get(), out, line, L, d, h, count, plain.get());
     }
   });
 }
