@@ -174,14 +174,16 @@ static void transform(const FftPlan<T>& plan, const FftLine<const T>& in, const 
     }
     return;
   }
-  if (plan.passes == 2) {
-    const int first = plan.pass[0].radix;
-    const auto run = first == 8   ? two_passes_from<T, 8>
-                     : first == 7 ? two_passes_from<T, 7>
-                     : first == 5 ? two_passes_from<T, 5>
-                     : first == 4 ? two_passes_from<T, 4>
-                                  : two_passes_from<T, 3>;
-    return run(plan, in, out, work);
+  if constexpr (sizeof(T) == sizeof(float)) {  // double is for checks: it is not worth seconds of compiling
+    if (plan.passes == 2) {
+      const int first = plan.pass[0].radix;
+      const auto run = first == 8   ? two_passes_from<T, 8>
+                       : first == 7 ? two_passes_from<T, 7>
+                       : first == 5 ? two_passes_from<T, 5>
+                       : first == 4 ? two_passes_from<T, 4>
+                                    : two_passes_from<T, 3>;
+      return run(plan, in, out, work);
+    }
   }
   FftLine<const T> x = in;
   for (int i = 0; i < plan.passes; ++i) {
