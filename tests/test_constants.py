@@ -89,6 +89,21 @@ def test_products_by_kept_panels_have_the_bits_of_others(m, k, n, transposed, pr
         same_bits_again_and_again(lambda: _cpu.matmul(a, right, c, precision), c, *constants)
 
 
+def test_of_an_array_that_runs_backwards_its_own_memory_is_constant():
+    memory = np.arange(30 * 40 + 10 * 30, dtype=np.float32)
+    b = memory[: 30 * 40][::-1].reshape(1, 30, 40)
+    a = memory[30 * 40 :].reshape(1, 10, 30)
+    assert np.shares_memory(b, memory)
+    c = np.empty((1, 10, 40), np.float32)
+    repeat = recorded(lambda: _cpu.matmul(a, b, c, 0), b)
+    repeat()
+    sums = b[0].sum(axis=0)
+    a[:] = 1
+    b[:] = 0  # which is not read again
+    repeat()
+    np.testing.assert_array_equal(c[0], np.broadcast_to(sums, (10, 40)))
+
+
 def test_another_instruction_set_prepares_its_own():
     g = conv_geometry("test", (2, 40, 4, 4), (33, 40, 3, 3))
     rng = np.random.default_rng(4)

@@ -28,9 +28,12 @@ struct HostRecording : Recording {
 
   void add_constant(const py::array& a) {
     if (a.size() == 0) return;
-    py::ssize_t last = 0;  // element, in bytes
-    for (py::ssize_t i = 0; i < a.ndim(); ++i) last += (a.shape(i) - 1) * a.strides(i);
-    constants.add(a.data(), static_cast<std::size_t>(last + a.itemsize()));
+    py::ssize_t first = 0, last = 0;  // elements in memory, in bytes from the one of index 0
+    for (py::ssize_t i = 0; i < a.ndim(); ++i) {
+      const py::ssize_t step = (a.shape(i) - 1) * a.strides(i);
+      (step < 0 ? first : last) += step;
+    }
+    constants.add(static_cast<const char*>(a.data()) + first, static_cast<std::size_t>(last - first + a.itemsize()));
   }
 };
 
