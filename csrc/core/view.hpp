@@ -10,6 +10,9 @@ using std::int64_t;
 
 inline constexpr int kMaxRank = 8;
 
+// Pieces of b > 0 that cover a.
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+
 template <class T>
 struct View {
   T* data = nullptr;

@@ -12,8 +12,6 @@ namespace {
 
 constexpr int64_t kPlaneCells = 1024;  // up to here whole planes are transposed: 64 KiB in vectors of 64 bytes
 
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-
 bool inside(int64_t at, const Axis& axis) { return at >= 0 && at < axis.in; }
 
 // Channels of a row that does not lie in memory as the transposes want it.

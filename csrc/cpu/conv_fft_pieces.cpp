@@ -15,8 +15,6 @@
 namespace gk::cpu {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // ---- strides ---------------------------------------------------------------------------------------------------
 bool is_strided(const ConvGeometry& g) { return g.stride[0] > 1 || g.stride[1] > 1 || g.stride[2] > 1; }
 

@@ -11,8 +11,6 @@
 
 namespace gk::cpu {
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Extents of the transforms, and the cells [begin, end) of x that some output and tap meet.
 struct Window {
   int64_t n[3], begin[3], end[3];

@@ -12,7 +12,6 @@ namespace {
 
 constexpr double kCutRowCost = 4;  // packing cells lane by lane against transposing whole rows, measured
 
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 int64_t floor_mod(int64_t a, int64_t b) { return (a % b + b) % b; }
 
 // Is there an m in [0, outputs) with 0 <= t*m + e < in ?

@@ -14,8 +14,6 @@ namespace {
 constexpr int64_t kWeightBytes = 192 << 10;  // packed weights of one task: they stay in the second cache
 constexpr int64_t kTasks = 8;                // of a pass, at least, where the cells allow it
 
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-
 // The taps of one axis: step(output, index into the kernel, cell of x).
 template <class Step>
 void for_axis(const ConvGeometry& g, int axis, int64_t output, Step step) {

@@ -12,8 +12,6 @@ constexpr int64_t kSumBytes = 192 << 10;  // sums of one task: they stay in the 
 constexpr int64_t kTasks = 8;             // of a pass, at least, where the positions allow it
 constexpr int64_t kLeastSums = 4;         // that a tile adds up at a time: multiply-adds take four cycles to end
 
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-
 template <class T>
 int64_t volume(const View<T>& v) {
   return v.shape[2] * v.shape[3] * v.shape[4];

@@ -17,8 +17,6 @@ constexpr int64_t kRightBytes = 512 << 10;  // of b at most
 constexpr int64_t kTasks = 4;               // at least
 constexpr int64_t kBlocks = 16;             // tiles of rows in a task
 
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-
 }  // namespace
 
 template <class T>
