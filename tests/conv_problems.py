@@ -21,6 +21,14 @@ def geometry(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvGeom
     return conv_geometry("test", x, w, **options)
 
 
+EMPTY = {
+    "batch": geometry((0, 3, 5, 6), (4, 3, 3, 3)),
+    "input channels": geometry((2, 0, 5, 6), (4, 0, 3, 3)),
+    "output channels": geometry((2, 3, 5, 6), (0, 3, 3, 3)),
+    "extent": geometry((2, 3, 0, 6), (4, 3, 2, 3), padding=1),
+}
+
+
 def cell(g: ConvGeometry, axis: int, k: int) -> tuple[slice, slice]:
     """Outputs of an axis that see x through tap k, and the cells that they see."""
     e = g.dilation[axis] * k - g.padding[axis][0]

@@ -15,6 +15,7 @@ from conv_problems import (
     BF16,
     CHANNELS,
     DIRECT,
+    EMPTY,
     IM2COL,
     Problem,
     assert_views_serve,
@@ -218,16 +219,7 @@ def test_huge_parameters_cost_no_more_than_the_cells_they_touch(name: str, slot:
 
 
 @pytest.mark.parametrize("algorithm", [BATCH, IM2COL, CHANNELS])
-@pytest.mark.parametrize(
-    "g",
-    [
-        geometry((0, 3, 5, 6), (4, 3, 3, 3)),
-        geometry((2, 0, 5, 6), (4, 0, 3, 3)),
-        geometry((2, 3, 5, 6), (0, 3, 3, 3)),
-        geometry((2, 3, 0, 6), (4, 3, 2, 3), padding=1),
-    ],
-    ids=["batch", "input channels", "output channels", "extent"],
-)
+@pytest.mark.parametrize("g", EMPTY.values(), ids=EMPTY)
 def test_zero_sizes_give_zeros(g: ConvGeometry, algorithm: int) -> None:
     p = fill(g)
     for slot in "yxw":

@@ -97,7 +97,9 @@ GEOMETRIES = {
     "long columns": geometry((2, 2, 3000, 6), (3, 2, 30, 5), padding=(20, 2)),
     "transposed": conv_transpose_geometry("test", (16, 5, 4, 5, 4), (5, 3, 4, 2, 3), padding=1),
     **{f"length {n}": geometry((8, 1, n - 2, 1), (1, 1, 3, 1), padding=(2, 0)) for n in range(3, 37)},
-    **{f"row of {n}": geometry((8, 1, 3, n - 2), (1, 1, 1, 3), padding=(0, 2)) for n in (7, 8, 27, 35, 56, 64, 189)},
+    **{
+        f"row of {n}": geometry((8, 1, 3, n - 2), (1, 1, 1, 3), padding=(0, 2)) for n in (7, 8, 15, 27, 35, 56, 64, 189)
+    },
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conv_problems import Problem, assert_views_serve, fill, geometries, geometry
+from conv_problems import EMPTY, Problem, assert_views_serve, fill, geometries, geometry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,16 +77,7 @@ def test_unshared_weights_of_any_strides_are_read_and_written(slot: str, batch: 
     assert_views_serve(fill(replace(UNSHARED["groups"], batch=batch), integers=True, local=True), slot)
 
 
-@pytest.mark.parametrize(
-    "g",
-    [
-        geometry((0, 3, 5, 6), (4, 3, 3, 3)),
-        geometry((2, 0, 5, 6), (4, 0, 3, 3)),
-        geometry((2, 3, 5, 6), (0, 3, 3, 3)),
-        geometry((2, 3, 0, 6), (4, 3, 2, 3), padding=1),
-    ],
-    ids=["batch", "input channels", "output channels", "extent"],
-)
+@pytest.mark.parametrize("g", EMPTY.values(), ids=EMPTY)
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
 def test_unshared_weights_of_zero_sizes_give_zeros(g: ConvGeometry, slot: str) -> None:
     p = fill(g, local=True)
