@@ -2,8 +2,7 @@
 # silence. Sets gk_cuda, GK_CUDA_BUILT, GK_CUDA_EMULATED, GK_CUDA_REASON and GK_CUDA_ARCHS.
 set(GANKERNELS_CUDA auto CACHE STRING "build the CUDA module: auto, on, off or emulated (for tests, on the processor)")
 set_property(CACHE GANKERNELS_CUDA PROPERTY STRINGS auto on off emulated)
-# 8.0, 8.6, 8.9 and 9.0 in machine code; newer devices compile the PTX of the last one when the module is first used
-set(GANKERNELS_CUDA_ARCHS "80;86;89;90" CACHE STRING "compute capabilities of the CUDA module, as CMake numbers them")
+set(GANKERNELS_CUDA_ARCHS "" CACHE STRING "compute capabilities of the CUDA module, as CMake numbers them: 80;90")
 string(TOLOWER "${GANKERNELS_CUDA}" gk_cuda)
 if(NOT gk_cuda MATCHES "^(auto|on|off|emulated)$")
   message(FATAL_ERROR "GANKERNELS_CUDA is '${GANKERNELS_CUDA}'; expected auto, on, off or emulated")
@@ -29,7 +28,11 @@ else()
 other machines")
   elseif(CMAKE_CUDA_COMPILER)
     set(GK_CUDA_BUILT True)
-    foreach(arch IN LISTS GANKERNELS_CUDA_ARCHS)
+    set(asked ${GANKERNELS_CUDA_ARCHS})
+    if(NOT asked)
+      set(asked 80 86 89 90)  # in machine code; newer devices compile the PTX of the last one at its first use
+    endif()
+    foreach(arch IN LISTS asked)
       if(NOT arch MATCHES "^[0-9]+a?$")
         message(FATAL_ERROR "GANKERNELS_CUDA_ARCHS holds '${arch}'; expected numbers as in 80;90")
       endif()

@@ -75,6 +75,32 @@ def test_emulated_is_a_cuda_module_that_needs_no_nvcc(tmp_path: Path) -> None:
     assert "CUDA module built for the emulator" in said
 
 
+@pytest.mark.parametrize(
+    ("asked", "built"),
+    [
+        ("", "80-real;86-real;89-real;90-real;90-virtual"),
+        ("90", "90-real;90-virtual"),
+        ("80;89", "80-real;89-real;89-virtual"),
+    ],
+)
+def test_the_architectures_can_be_named_and_the_last_one_comes_as_ptx_too(
+    asked: str, built: str, tmp_path: Path
+) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("there is no nvcc here")
+    code, said = configure(tmp_path, "on", f"-DGANKERNELS_CUDA_ARCHS={asked}")
+    assert code == 0
+    assert f"gankernels: CUDA module built for {built} " in said
+
+
+def test_an_architecture_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("there is no nvcc here")
+    code, said = configure(tmp_path, "on", "-DGANKERNELS_CUDA_ARCHS=80;hopper")
+    assert code != 0
+    assert "GANKERNELS_CUDA_ARCHS holds 'hopper'; expected numbers as in 80;90" in said
+
+
 @pytest.mark.usefixtures("no_nvcc")
 def test_on_without_a_compiler_is_an_error_with_the_reason(tmp_path: Path) -> None:
     code, said = configure(tmp_path, "ON")
