@@ -114,6 +114,114 @@ def test_a_step_of_the_optimizer_is_part_of_the_graph_and_follows_its_settings(n
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def noisy_step(lr: float = 0.1, replayed: bool = True) -> tuple[Any, nn.Module, Any]:
+    """An update that draws its own noise, without inputs; its network and its optimizer."""
+    net, noise = network(), gk.Generator(9)
+    optim.flatten(net.parameters())
+    optimizer = optim.Adam(net.parameters(), lr=lr)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (net(noise.normal((6, 4))) ** 2).mean().backward()
+        optimizer.step()
+
+    return gk.Replay(step, [net]) if replayed else step, net, optimizer
+
+
+def traffic(run: Any, times: int) -> tuple[int, int, int]:
+    """What the host asks of the device meanwhile: works one by one, graphs, waits."""
+    before = cuda.native.emulator_traffic()
+    for _ in range(times):
+        run()
+    return tuple(b - a for a, b in zip(before, cuda.native.emulator_traffic(), strict=True))  # type: ignore[return-value]
+
+
+def test_a_hundred_replays_are_a_hundred_graphs_and_nothing_is_written_to_the_device_for_them() -> None:
+    run, net, optimizer = noisy_step()
+    for _ in range(4):
+        run()
+    assert traffic(run, 100) == (0, 100, 0)
+    optimizer.param_groups[0]["lr"] = 0.01
+    assert traffic(run, 3) == (1, 3, 0)  # once
+    assert {s["step"] for s in optimizer.state.values()} == {107}
+    itself, same_net, other = noisy_step(replayed=False)
+    for i in range(107):
+        other.param_groups[0]["lr"] = 0.1 if i < 104 else 0.01
+        itself()
+    assert all(np.array_equal(bits(a), bits(b)) for a, b in zip(net.parameters(), same_net.parameters(), strict=True))
+
+
+def test_the_count_on_the_device_follows_a_loaded_state_and_steps_without_a_graph() -> None:
+    results = []
+    for replayed in (True, False):
+        run, net, optimizer = noisy_step(replayed=replayed)
+        for _ in range(5):
+            run()
+        state = optimizer.state_dict()
+        for s in state["state"].values():
+            s["step"] = 40
+        optimizer.load_state_dict(state)
+        for _ in range(4):
+            run()
+        for p in net.parameters():
+            p.grad = p.detach() * 2.0
+        optimizer.step()  # the 45th
+        for _ in range(3):
+            run()
+        assert {s["step"] for s in optimizer.state.values()} == {48}
+        results.append([*map(bits, net.parameters())])
+        if replayed:
+            assert traffic(run, 5) == (0, 5, 0)
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_graphs_that_take_turns_with_one_optimizer_and_one_noise_share_their_counts() -> None:
+    results = []
+    for replayed in (True, False):
+        net, noise = network(), gk.Generator(9)
+        optim.flatten(net.parameters())
+        optimizer = optim.Adam(net.parameters(), lr=0.1)
+
+        def step(rows: int, net: Any = net, noise: gk.Generator = noise, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad()
+            (net(noise.normal((rows, 4))) ** 2).mean().backward()
+            optimizer.step()
+
+        small, large = (lambda step=step: step(6)), (lambda step=step: step(9))
+        if replayed:
+            small = gk.Replay(small, [net])
+            large = gk.Replay(large, [net], beside=small)
+
+        def turn(small: Any = small, large: Any = large) -> None:
+            for run in (small, small, large):
+                run()
+
+        for _ in range(4):
+            turn()
+        asked = traffic(turn, 4)
+        assert asked == (0, 12, 0) or not replayed
+        results.append([*map(bits, net.parameters())])
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_graph_that_does_not_start_counts_nothing_and_its_kernels_are_started_one_by_one() -> None:
+    results = []
+    for replayed in (True, False):
+        run, net, optimizer = noisy_step(replayed=replayed)
+        for i in range(8):
+            cuda.native.emulator_refuse_graphs(replayed and i >= 5)
+            try:
+                run()
+            finally:
+                cuda.native.emulator_refuse_graphs(False)
+            if isinstance(run, gk.Replay) and i >= 3:
+                refused = "one by one: cudaGraphLaunch: cudaErrorMemoryAllocation"
+                assert run.refusal is None if i < 5 else refused in str(run.refusal)
+        assert {s["step"] for s in optimizer.state.values()} == {8}
+        results.append([*map(bits, net.parameters())])
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_a_step_that_does_other_work_than_its_graph_is_done_as_it_says_and_the_graph_follows() -> None:
     results = []
     for replayed in (True, False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal, localcontext
 from typing import Any
 
 import devices
@@ -120,6 +121,19 @@ def test_steps_follow_the_formulas(every_isa: str, name: str, dtype: Any) -> Non
     assert_close(p, p_exact, tol * (1 + np.abs(p_exact)), name)
     for ours, exact in zip(state, state_exact, strict=True):
         assert_close(ours, exact, tol * (1 + np.abs(exact)), name)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.999, 1.0 - 2.0**-20])
+def test_the_corrections_of_adam_are_right_for_any_count_of_steps(beta: float) -> None:
+    u = Decimal(2) ** -53
+    with localcontext() as context:
+        context.prec = 60
+        for step in (1, 2, 3, 10, 63, 64, 1000, 65537, 10**6):
+            exact = 1 - Decimal(beta) ** step
+            within = u / (1 - Decimal(beta)) + 2 * u  # of the difference, as optim_factors.hpp derives it; then its use
+            *_, rate, scale, _ = cpu.native.adam_factors(1.0, beta, beta, 1e-8, 0.0, False, step)
+            for found in (1 / Decimal(rate), Decimal(scale) ** 2):
+                assert not (abs(found / exact - 1) > within), (step, found)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -101,9 +101,16 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
 
 #if defined(GK_EMULATED)
   m.def("emulator_seed", &emulator::set_seed, "the order of threads; 0: as numbered");
-  m.def("emulator_refuse_graphs", &emulator::refuse_graphs, "let no graph be captured from now on, or again");
+  m.def("emulator_refuse_graphs", &emulator::refuse_graphs, "let no graph be captured or started, or again");
   m.def("emulator_checks", &emulator::set_checks, "bounds and races");
   m.def("emulator_barriers", &emulator::barriers, "every __syncthreads reached so far, as file:line");
   m.def("emulator_skip_barrier", &emulator::skip_barrier, "run as if that line were removed; '' skips none");
+  m.def(
+      "emulator_traffic",
+      [] {
+        const emulator::Traffic t = emulator::traffic();
+        return py::make_tuple(t.queued, t.graphs, t.waits);
+      },
+      "so far: kernels, copies and fills that were queued one by one; graphs that were started; waits for the device");
 #endif
 }

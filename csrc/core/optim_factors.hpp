@@ -1,9 +1,16 @@
 // The numbers that the kernels of optimizer steps take: hyper-parameters of torch.optim, folded in double once a step
-// and then rounded to T, so that every backend multiplies by the same ones.
+// and then rounded to T, so that every backend multiplies by the same ones. Host and device get the same bits: there is
+// nothing in here that IEEE 754 does not define.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+
+#if defined(__CUDACC__)
+#define GK_HOST_DEVICE __host__ __device__
+#else
+#define GK_HOST_DEVICE
+#endif
 
 namespace gk {
 
@@ -26,6 +33,16 @@ SgdFactors<T> sgd_factors(double lr, double momentum, double dampening, double w
           first};
 }
 
+// base^n by squaring, n >= 0 and 0 <= base < 1, because std::pow has other bits on a device. Its error is n - 1
+// roundings at most, and n*base^n*(1 - base) <= base*(1 - base^n): hence 1 - power is right to 2^-53 / (1 - base),
+// relatively.
+GK_HOST_DEVICE inline double power(double base, std::int64_t n) {
+  double found = 1.0;
+  for (; n > 0; n /= 2, base *= base)
+    if (n % 2 != 0) found *= base;
+  return found;
+}
+
 template <class T>
 struct AdamFactors {
   T decay;         // p *= decay first (AdamW)
@@ -35,16 +52,15 @@ struct AdamFactors {
 };
 
 template <class T>
-AdamFactors<T> adam_factors(double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled,
-                            std::int64_t step) {
-  const auto t = static_cast<double>(step);
+GK_HOST_DEVICE AdamFactors<T> adam_factors(double lr, double beta1, double beta2, double eps, double weight_decay,
+                                           bool decoupled, std::int64_t step) {
   return {static_cast<T>(decoupled ? 1.0 - lr * weight_decay : 1.0),
           static_cast<T>(decoupled ? 0.0 : weight_decay),
           static_cast<T>(1.0 - beta1),
           static_cast<T>(beta2),
           static_cast<T>(1.0 - beta2),
-          static_cast<T>(lr / (1.0 - std::pow(beta1, t))),
-          static_cast<T>(std::sqrt(1.0 - std::pow(beta2, t))),
+          static_cast<T>(lr / (1.0 - power(beta1, step))),
+          static_cast<T>(std::sqrt(1.0 - power(beta2, step))),
           static_cast<T>(eps)};
 }
 

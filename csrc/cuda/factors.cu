@@ -2,25 +2,25 @@
 
 namespace gk::cuda {
 namespace {
-thread_local const void* t_there = nullptr;
+thread_local FactorPlaces t_there;
 thread_local bool t_taken = false;
-thread_local void* t_wanted = nullptr;
+thread_local ToldFactors* t_wanted = nullptr;
 }  // namespace
 
-FactorsAt::FactorsAt(const std::uint64_t* words) {
-  t_there = words;
+FactorsAt::FactorsAt(const std::uint64_t* told, std::uint64_t* folded) {
+  t_there = {told, folded};
   t_taken = false;
 }
-FactorsAt::~FactorsAt() { t_there = nullptr; }
+FactorsAt::~FactorsAt() { t_there = {}; }
 bool FactorsAt::taken() { return t_taken; }
 
-FactorsTo::FactorsTo(std::uint64_t* words) { t_wanted = words; }
+FactorsTo::FactorsTo(ToldFactors* told) { t_wanted = told; }
 FactorsTo::~FactorsTo() { t_wanted = nullptr; }
 
-const void* factors_there() {
+FactorPlaces factors_there() {
   t_taken = true;
   return t_there;
 }
-void* factors_wanted() { return t_wanted; }
+ToldFactors* factors_wanted() { return t_wanted; }
 
 }  // namespace gk::cuda

@@ -1,6 +1,6 @@
 // Optimizer steps over contiguous parameters: one pass, bound by memory. Formulas and their order as in
-// csrc/cpu/isa/optim.inl, hence the same bits. A state of size 0 is unused. The factors are read from device memory in
-// graphs, so that they hold for any learning rate and count of steps.
+// csrc/cpu/isa/optim.inl, hence the same bits. A state of size 0 is unused. In graphs, factors are read from device
+// memory and steps counted there, so that a graph holds for any learning rate and count of steps.
 #include "../core/optim_factors.hpp"
 #include "factors.cuh"
 #include "kernels.hpp"
@@ -18,11 +18,12 @@ __global__ void __launch_bounds__(kThreads) each_kernel(F f, Factors<X> factors,
   if (i < n) f(i, factors.value());
 }
 
-template <class F, class X>
-void for_each(const F& f, const X& given, int64_t n) {
-  with_factors(given, [&](const Factors<X>& factors) {
+template <class F>
+auto for_each(const F& f, int64_t n) {
+  return [f, n](const auto& factors) {
+    using X = decltype(factors.given);
     launch({blocks_for(n, kThreads), kThreads}, each_kernel<F, X>, f, factors, n);
-  });
+  };
 }
 
 template <class T>
@@ -46,6 +47,16 @@ struct Sgd {
     const T b = by.first ? by.keep * d : by.momentum * buffer[i] + by.keep * d;
     buffer[i] = b;
     p[i] -= by.lr * (by.nesterov ? d + by.momentum * b : b);
+  }
+};
+
+template <class T>
+struct AdamSettings {
+  double lr, beta1, beta2, eps, weight_decay;
+  int64_t decoupled;
+
+  GK_HOST_DEVICE AdamFactors<T> at(int64_t step) const {
+    return adam_factors<T>(lr, beta1, beta2, eps, weight_decay, decoupled != 0, step);
   }
 };
 
@@ -106,28 +117,29 @@ struct Lerp {
 template <class T>
 void sgd_step(View<T> p, View<const T> g, View<T> momentum_buffer, double lr, double momentum, double dampening,
               double weight_decay, bool nesterov, int64_t step) {
-  for_each(Sgd<T>{p.data, g.data, state(momentum_buffer)},
-           sgd_factors<T>(lr, momentum, dampening, weight_decay, nesterov, step), p.size());
+  with_factors(sgd_factors<T>(lr, momentum, dampening, weight_decay, nesterov, step),
+               for_each(Sgd<T>{p.data, g.data, state(momentum_buffer)}, p.size()));
 }
 
 template <class T>
 void adam_step(View<T> p, View<const T> g, View<T> exp_avg, View<T> exp_avg_sq, double lr, double beta1, double beta2,
                double eps, double weight_decay, bool decoupled, int64_t step) {
-  for_each(Adam<T>{p.data, g.data, exp_avg.data, exp_avg_sq.data},
-           adam_factors<T>(lr, beta1, beta2, eps, weight_decay, decoupled, step), p.size());
+  with_counted_factors(AdamSettings<T>{lr, beta1, beta2, eps, weight_decay, decoupled}, exp_avg.data, step,
+                       for_each(Adam<T>{p.data, g.data, exp_avg.data, exp_avg_sq.data}, p.size()));
 }
 
 template <class T>
 void rmsprop_step(View<T> p, View<const T> g, View<T> square_avg, View<T> momentum_buffer, View<T> grad_avg, double lr,
                   double alpha, double eps, double weight_decay, double momentum, bool centered) {
-  for_each(Rmsprop<T>{p.data, g.data, square_avg.data, momentum > 0.0 ? state(momentum_buffer) : nullptr,
-                      centered ? state(grad_avg) : nullptr},
-           rmsprop_factors<T>(lr, alpha, eps, weight_decay, momentum), p.size());
+  with_factors(rmsprop_factors<T>(lr, alpha, eps, weight_decay, momentum),
+               for_each(Rmsprop<T>{p.data, g.data, square_avg.data, momentum > 0.0 ? state(momentum_buffer) : nullptr,
+                                   centered ? state(grad_avg) : nullptr},
+                        p.size()));
 }
 
 template <class T>
 void lerp(View<T> a, View<const T> b, double t) {
-  for_each(Lerp<T>{a.data, b.data}, lerp_factors<T>(t), a.size());
+  with_factors(lerp_factors<T>(t), for_each(Lerp<T>{a.data, b.data}, a.size()));
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \

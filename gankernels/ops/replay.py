@@ -242,6 +242,9 @@ class _Program:
             if hasattr(this.recording, "add_constant"):  # where something is made of them
                 for _, array, _ in self._constants:
                     this.recording.add_constant(array)
+            if hasattr(this.recording, "set_after"):  # where graphs move counters on by themselves
+                for _, seed, _, after in this.streams():
+                    this.recording.set_after(seed, after)
         self.first = None if self.ready is not None or self.refusal is not None else this
         if self.refusal is not None:
             self.ready = self.outputs = None

@@ -92,4 +92,12 @@ void mark_dead(const void* address, size_t bytes);
 // From now on no graph can be captured.
 void refuse_graphs(bool refused);
 
+// What the host asked of the device so far.
+struct Traffic {
+  size_t queued = 0;  // kernels, copies and fills, one by one
+  size_t graphs = 0;  // started
+  size_t waits = 0;
+};
+Traffic traffic();
+
 }  // namespace gk::emulator

@@ -10,8 +10,10 @@
 namespace gk::emulator {
 namespace {
 bool g_graphs_refused = false;
+Traffic g_traffic;
 }  // namespace
 void refuse_graphs(bool refused) { g_graphs_refused = refused; }
+Traffic traffic() { return g_traffic; }
 }  // namespace gk::emulator
 
 namespace gk::cuda {
@@ -23,6 +25,7 @@ thread_local Works* t_capturing = nullptr;  // takes this thread's work instead,
 
 // What waits for the device breaks a capture, as on a GPU.
 void refuse_to_wait(const char* call) {
+  ++emulator::g_traffic.waits;
   if (t_capturing) throw CudaError(std::string(call) + ": cudaErrorStreamCaptureUnsupported");
 }
 }  // namespace
@@ -88,10 +91,9 @@ void wait_for_stream(std::uintptr_t) {}
 void make_stream_wait(std::uintptr_t) {}
 
 void submit(const std::function<void()>& work) {
-  if (t_capturing)
-    t_capturing->push_back(work);
-  else
-    work();
+  if (t_capturing) return t_capturing->push_back(work);
+  ++emulator::g_traffic.queued;
+  work();
 }
 
 struct Graph::Parts {
@@ -111,7 +113,9 @@ Graph::Graph(const std::function<void()>& work) : parts_(new Parts) {
 }
 Graph::~Graph() = default;
 void Graph::launch() const {
-  for (const auto& work : parts_->works) submit(work);
+  if (emulator::g_graphs_refused) throw CudaError("cudaGraphLaunch: cudaErrorMemoryAllocation: refused by a test");
+  ++emulator::g_traffic.graphs;
+  for (const auto& work : parts_->works) work();
 }
 
 }  // namespace gk::cuda
