@@ -69,6 +69,7 @@ def collect() -> dict[str, Any]:
             "present": list(cpu.isa_present()),
             "chosen": cpu.isa(),
             "bf16_products": cpu.has_bf16_products(),
+            "tiles": {"why_not": cpu.why_no_tiles(), "emulated": cpu.tiles_are_emulated()},
         },
         "threads": {"used": cpu.num_threads(), "cores": _cores()},
         "conv_algorithm": gankernels.conv_algorithm(),
@@ -176,7 +177,7 @@ def text(report: dict[str, Any]) -> str:
         f"  instruction sets compiled  {', '.join(isa['compiled'])}",
         f"  present on this machine    {', '.join(isa['present'])}",
         f"  chosen                     {isa['chosen']}  ({_said(report, 'GANKERNELS_ISA')})",
-        f"  bfloat16 products          {'AVX512-BF16' if isa['bf16_products'] else 'of rounded operands, in float32'}",
+        f"  bfloat16 products          {_bf16_products(isa)}",
         f"  threads                    {threads['used']} of {threads['cores']} cores  "
         f"({_said(report, 'GANKERNELS_NUM_THREADS')})",
         f"  convolution algorithm      {report['conv_algorithm']}; for example",
@@ -191,6 +192,14 @@ def text(report: dict[str, Any]) -> str:
         state = found["version"] or f"absent; {found['install']}"
         lines.append(f"  {name:<12} {found['purpose']:<21} {state}")
     return "\n".join(lines)
+
+
+def _bf16_products(isa: dict[str, Any]) -> str:
+    """What multiplies rounded numbers, and why AMX does not."""
+    if isa["chosen"] == "amx":
+        return "a model of AMX tiles, for tests" if isa["tiles"]["emulated"] else "AMX tiles"
+    vectors = "AVX512-BF16" if isa["bf16_products"] else "of rounded operands, in float32"
+    return f"{vectors}; no AMX tiles: {isa['tiles']['why_not'] or 'another instruction set was chosen'}"
 
 
 def _device_lines(cuda: dict[str, Any]) -> list[str]:

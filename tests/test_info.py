@@ -22,6 +22,7 @@ def test_the_report_names_versions_parts_and_what_was_chosen() -> None:
         "present": cpu.isa_present(),
         "chosen": cpu.isa(),
         "bf16_products": cpu.has_bf16_products(),
+        "tiles": {"why_not": cpu.why_no_tiles(), "emulated": cpu.tiles_are_emulated()},
     }
     assert report["threads"]["used"] == gk.num_threads()
     assert report["conv_algorithm"] == gk.conv_algorithm()
@@ -30,6 +31,13 @@ def test_the_report_names_versions_parts_and_what_was_chosen() -> None:
 def test_a_device_that_cannot_be_used_comes_with_the_reason() -> None:
     cuda = info.collect()["devices"]["cuda"]
     assert cuda["usable"] or len(cuda["why_not"]) > 10
+
+
+def test_tiles_that_cannot_be_used_come_with_the_reason() -> None:
+    report = info.collect()
+    why_not = report["isa"]["tiles"]["why_not"]
+    assert ("amx" in report["isa"]["present"]) == (why_not is None)
+    assert why_not is None or why_not in info.text(report)
 
 
 def test_json_and_text_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,13 @@
 #include "../cpu/epilogue.hpp"
 #include "../cpu/kernels.hpp"
 #include "../cpu/parallel.hpp"
+#include "../cpu/tiles.hpp"
 #include "numpy_view.hpp"
 #include "record.hpp"
+
+#ifdef GK_AMX_EMULATED
+#include "../cpu/isa/tile_model.hpp"
+#endif
 
 namespace gk {
 void bind_memory(py::module_& m);  // the functions that make arrays and recordings
@@ -81,5 +86,11 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       "has_bf16_products", [] { return cpu::bf16_table() != nullptr; },
       "does the instruction set in use multiply pairs of bfloat16 numbers?");
   m.def("isa_compiled", &cpu::isa_compiled);
+  m.def("why_no_tiles", &cpu::why_no_tiles, "why \"amx\" is not among isa_present(); empty if it is");
+  m.attr("tiles_are_emulated") = cpu::tiles_are_emulated();
+#ifdef GK_AMX_EMULATED
+  m.def("threads_with_tiles", &cpu::tile_model::threads_with_tiles);
+  m.def("tile_products_done", &cpu::tile_model::products_done);
+#endif
   m.def("set_isa", &cpu::set_isa, "choose by name one of isa_present()");
 }

@@ -8,10 +8,6 @@
 #include "dispatch.hpp"
 #include "strided.hpp"
 
-#if defined(GK_AVX512_BF16)
-#include <cpuid.h>
-#endif
-
 namespace gk::cpu {
 
 #if defined(GK_AVX512_BF16)
@@ -20,11 +16,8 @@ extern const Bf16Table bf16_products;
 }
 
 const Bf16Table* bf16_table() {
-  static const bool present = [] {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1u);
-  }();
-  return present && isa() == Isa::avx512 ? &avx512_bf16::bf16_products : nullptr;
+  static const bool present = has_bf16_instructions();
+  return present && isa() >= Isa::avx512 ? &avx512_bf16::bf16_products : nullptr;
 }
 #else
 const Bf16Table* bf16_table() { return nullptr; }

@@ -4,7 +4,7 @@
 // them. The path of wide layers, and of small batches. Every output is a sum over (channel block, tap, channel) in that
 // order, whatever the batch and the threads. Where few outputs would leave most lanes idle, N parts of that sum (the
 // channels of one residue modulo N) lie side by side in a vector, and are added at the end: a step is N channels.
-// conv and conv_transpose are the same gather, see lanes.hpp.
+// conv and conv_transpose are the same gather, see lanes.hpp. Tiles of pairs take cells and weights as they are.
 #include <algorithm>
 #include <numeric>
 #include <type_traits>
@@ -17,6 +17,7 @@
 #include "parallel.hpp"
 #include "prepared.hpp"
 #include "scratch.hpp"
+#include "tiles.hpp"
 
 namespace gk::cpu {
 namespace {
@@ -52,7 +53,10 @@ struct Box {
 };
 
 struct RowsOfTile {
-  int64_t at[8], to[8];  // input cell and output cell of every position
+  static constexpr int kMost = TileTable::kMaxGroups * TileTable::kRows;
+
+  int64_t at[kMost], to[kMost];  // input cell and output cell of every position
+  int64_t count;                 // of positions that are outputs
   Box box;
 };
 
@@ -72,7 +76,9 @@ class ChannelConv {
         axes_(std::move(axes)),
         table_(conv_table<T>()),
         parts_(lane_parts(table_, inputs_, outputs_)),
-        blocks_(vector_blocks(outputs_, table_.lanes, ConvTable<T>::kMaxVectors)) {}
+        tiles_(kHalves == 2 && parts_ == 1 ? tile_table() : nullptr),
+        positions_(tiles_ ? TileTable::kMaxGroups * TileTable::kRows : table_.rows),
+        blocks_(vector_blocks(outputs_, table_.lanes, tiles_ ? TileTable::kMaxVectors : ConvTable<T>::kMaxVectors)) {}
 
   void run() {
     if (out_.size() == 0) return;
@@ -226,7 +232,8 @@ class ChannelConv {
     std::vector<Task> tasks;
     int64_t width = 0;  // outputs of a row
     for (const Phase& w : axes_[2].phases) width += w.outputs;
-    const int64_t whole_tiles = table_.rows / std::gcd(width, static_cast<int64_t>(table_.rows));
+    const int64_t group = tiles_ ? TileTable::kRows : table_.rows;  // of positions, the least that is summed at once
+    const int64_t whole_tiles = group / std::gcd(width, group);
     const int64_t pairs = static_cast<int64_t>(phases_.size() * blocks_.size()) / row_phases() * groups_;
     for (size_t p = 0; p < phases_.size(); p += static_cast<size_t>(row_phases())) {
       const PhaseTaps& phase = phases_[p];
@@ -243,11 +250,21 @@ class ChannelConv {
                  [&](int64_t i) { compute_rows(cells, x, weights, first_image, tasks[i]); });
   }
 
-  auto tile(int vectors) const {
-    if constexpr (kHalves == 2)
-      return parts_ > 1 ? bf16_table()->part_tile[parts_] : bf16_table()->row_tile[vectors];
-    else
-      return parts_ > 1 ? table_.part_tile[parts_] : table_.row_tile[vectors];
+  void add_tile(const RowsOfTile& tile, int vectors, const E* x, const std::vector<TapOffset>& taps, int64_t run,
+                const E* w, T* sums, bool accumulate) const {
+    const int64_t count = static_cast<int64_t>(taps.size());
+    if constexpr (kHalves == 2) {
+      if (tiles_) {
+        const int64_t groups = ceil_div(tile.count, TileTable::kRows);
+        return tiles_->tile[groups][vectors](x, tile.at, taps.data(), count, run, w, vectors * table_.lanes, sums,
+                                             tile.to, accumulate);
+      }
+      const auto add = parts_ > 1 ? bf16_table()->part_tile[parts_] : bf16_table()->row_tile[vectors];
+      add(x, tile.at, taps.data(), count, run, w, sums, tile.to, accumulate);
+    } else {
+      const auto add = parts_ > 1 ? table_.part_tile[parts_] : table_.row_tile[vectors];
+      add(x, tile.at, taps.data(), count, run, w, sums, tile.to, accumulate);
+    }
   }
 
   void compute_rows(const ChannelCells& cells, const E* x, const E* weights, int64_t first_image, const Task& task) {
@@ -255,7 +272,7 @@ class ChannelConv {
     const int64_t line = axes_[2].out * step;
     Scratch<T> sums(rows * line + step);  // one cell more, for positions that a tile lacks
     if (row_phases() < std::min(task.phase->axis[2]->every, axes_[2].out)) std::fill_n(sums.get(), rows * line, T(0));
-    const auto tile_of = tile(task.block->vectors);
+    TileScope scope;
     std::vector<RowsOfTile> tiles;
     std::vector<TapOffset> taps;
     for (int64_t i = 0; i < row_phases(); ++i) {
@@ -265,6 +282,7 @@ class ChannelConv {
       for (int64_t b = 0; b < cells.blocks; ++b) {
         const int64_t run = steps(cells.valid(b)) * phase.line, elements = run * step;
         const E* w = weights + weights_of(phase, task.group, *task.block, b * cells.width);
+        if (tiles_) scope.shape_for(*tiles_, run);
         const int64_t at_once = std::max<int64_t>(1, kWeightBytes / (elements * static_cast<int64_t>(sizeof(E))));
         for (int64_t first = 0; first < lines; first += at_once) {
           const bool accumulate = b > 0 || first > 0;
@@ -274,8 +292,8 @@ class ChannelConv {
               list_taps(phase, tile.box, first, std::min(lines, first + at_once), elements, &taps);
             listed = &tile.box;
             if (taps.empty() && accumulate) continue;
-            tile_of(x + task.group * cells.group + b * cells.block, tile.at, taps.data(),
-                    static_cast<int64_t>(taps.size()), run, w, sums.get(), tile.to, accumulate);
+            add_tile(tile, task.block->vectors, x + task.group * cells.group + b * cells.block, taps, run, w,
+                     sums.get(), accumulate);
           }
         }
       }
@@ -286,7 +304,7 @@ class ChannelConv {
   void lay_tiles(const ChannelCells& cells, const PhaseTaps& phase, const Task& task, int64_t spare,
                  std::vector<RowsOfTile>* tiles) const {
     const Phase &pd = *phase.axis[0], &ph = *phase.axis[1], &pw = *phase.axis[2];
-    const int64_t step = task.block->vectors * table_.lanes, line = axes_[2].out * step, R = table_.rows;
+    const int64_t step = task.block->vectors * table_.lanes, line = axes_[2].out * step, R = positions_;
     const int64_t count = (task.last_row - task.first_row) * pw.outputs;
     tiles->resize((count + R - 1) / R);
     int64_t row = task.first_row, w = 0;  // of the next position
@@ -300,6 +318,7 @@ class ChannelConv {
     for (int64_t p = 0; p < count; p += R) {
       RowsOfTile& tile = (*tiles)[p / R];
       const int64_t last = std::min(R, count - p);
+      tile.count = last;
       tile.box = box_of(pd, ph, pw, row * pw.outputs + w, row * pw.outputs + w + last - 1);
       if (phase.line > 1) tile.box.begin[2] = 0, tile.box.end[2] = pw.outputs;  // runs are always whole
       for (int64_t r = 0; r < R; ++r) {
@@ -390,6 +409,8 @@ class ChannelConv {
   Axes axes_;
   const ConvTable<T>& table_;
   const int parts_;
+  const TileTable* const tiles_;  // null where vectors compute
+  const int64_t positions_;       // of a tile
   const std::vector<VectorBlock> blocks_;
   std::vector<PhaseTaps> phases_;
   int64_t packed_weights_ = 0;

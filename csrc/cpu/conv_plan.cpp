@@ -14,6 +14,7 @@
 #include "bf16.hpp"
 #include "channel_lanes.hpp"
 #include "conv_paths.hpp"
+#include "tiles.hpp"
 
 namespace gk::cpu {
 namespace {
@@ -97,6 +98,11 @@ ConvEstimate batch(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64
 // what those of numbers do. Packing rounds too.
 constexpr double kPairPacking = 1.5;
 
+// Of a product of vectors of pairs that a tile does, next to one of AVX512-BF16. Not measured here: the published rate
+// of AMX-BF16 is 1024 operations per clock and core, eight times that of AVX-512, and the best published convolution of
+// few channels reached a third of it (oneDNN issue 2088). Rows and pairs that only fill tiles are counted as products.
+constexpr double kTileProducts = 3.0 / 8;
+
 template <class T>
 ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t channel_inputs, int64_t outputs,
                       bool pairs_of_numbers) {
@@ -104,26 +110,29 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
   ConvEstimate e{pairs_of_numbers ? ConvAlgorithm::bf16 : ConvAlgorithm::channels, 0, 0, 0, 0, 0, 0};
   const int64_t inputs = pairs_of_numbers && slot != ConvSlot::w ? (channel_inputs + 1) / 2 : channel_inputs;
   const int64_t images = pairs_of_numbers && slot == ConvSlot::w ? (g.batch + 1) / 2 : g.batch;
-  const std::vector<VectorBlock> blocks = vector_blocks(outputs, L, ConvTable<T>::kMaxVectors);
+  const int parts = lane_parts(conv_table<T>(), inputs, outputs);
+  const bool tiles = pairs_of_numbers && slot != ConvSlot::w && parts == 1 && tile_table();
+  const int most = tiles ? TileTable::kMaxVectors : ConvTable<T>::kMaxVectors;
+  const std::vector<VectorBlock> blocks = vector_blocks(outputs, L, most);
   double vectors = 0, priced_vectors = 0;
   for (const VectorBlock& b : blocks) {
     vectors += b.vectors;
     priced_vectors += b.vectors * (b.vectors == 1 ? 1.2 : 1.0);
   }
-  const int parts = lane_parts(conv_table<T>(), inputs, outputs);
   const double steps = number((inputs + parts - 1) / parts);
+  const int64_t positions = tiles ? TileTable::kRows : conv_table<T>().rows;  // of a row that share their taps
   const double groups = number(g.groups), batch = number(images);
   const double in_vectors = number((channel_inputs + L - 1) / L);
   double pairs = batch, cells = number(g.batch), results = cells;  // pairs of an output and a tap
   for (const Axis& a : axes) {
-    pairs *= tap_outputs(a) * served_part(a, &a == &axes[2] && slot != ConvSlot::w ? conv_table<T>().rows : 1);
+    pairs *= tap_outputs(a) * served_part(a, &a == &axes[2] && slot != ConvSlot::w ? positions : 1);
     cells *= number(a.window(a.outputs()));
     results *= number(a.out);
   }
   const bool folded = inputs <= L && axes[2].phases[0].taps.size() > 1 && g.dilation[2] == 1;
   const double line =
       folded ? tap_outputs(axes[2]) / number(axes[2].outputs() * static_cast<int64_t>(axes[2].phases.size())) : 1;
-  const double run = line * std::min(number(inputs), 64.0), rows = number(conv_table<T>().rows);
+  const double run = line * std::min(number(inputs), 64.0), rows = number(positions);
   if (slot == ConvSlot::w) {
     const double numbers = folded ? line * number(inputs) : number(inputs);  // of x that meet a vector of y
     const double padded = numbers <= 2 ? 2 * numbers : std::max(4.0, std::ceil(numbers / 8) * 8);
@@ -133,6 +142,11 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
     e.packed = (cells * in_vectors + results * vectors) * groups;
   } else {
     e.products = pairs * steps * priced_vectors * groups;
+    if (tiles) {
+      const double padding =
+          std::ceil(run / TileTable::kPairs) * TileTable::kPairs / run * std::ceil(results / rows) * rows / results;
+      e.products = pairs * steps * vectors * groups * padding * kTileProducts;
+    }
     e.visits =
         pairs / line * number(inputs) / (run / line) * number(static_cast<int64_t>(blocks.size())) / rows * groups;
     e.packed = cells * in_vectors * groups, e.stored = results * vectors * groups * (parts > 1 ? kPartStores : 1);
@@ -171,7 +185,7 @@ ConvEstimate fft(const ConvGeometry& g) {
 
 // ---- choices are remembered --------------------------------------------------------------------------------------
 constexpr size_t kRemembered = 4096;
-typedef std::array<int64_t, sizeof(ConvGeometry) / sizeof(int64_t) + 4> Key;
+typedef std::array<int64_t, sizeof(ConvGeometry) / sizeof(int64_t) + 5> Key;
 
 template <class T>
 Key key_of(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
@@ -179,7 +193,7 @@ Key key_of(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
   std::memcpy(key.data(), &g, sizeof(g));
   const size_t n = sizeof(g) / sizeof(int64_t);
   key[n] = static_cast<int64_t>(slot), key[n + 1] = static_cast<int64_t>(asked);
-  key[n + 2] = sizeof(T), key[n + 3] = conv_table<T>().lanes;
+  key[n + 2] = sizeof(T), key[n + 3] = conv_table<T>().lanes, key[n + 4] = tile_table() != nullptr;
   return key;
 }
 

@@ -12,6 +12,7 @@
 #include "parallel.hpp"
 #include "prepared.hpp"
 #include "scratch.hpp"
+#include "tiles.hpp"
 
 namespace gk::cpu {
 namespace {
@@ -99,6 +100,27 @@ void pair_rows(float* numbers, int64_t rows, int64_t steps, int64_t width, Bf16P
   if (rows < 2 * steps) std::fill_n(numbers + rows * width, width, 0.0f);
   for (int64_t k = 0; k < steps; ++k)
     bf16_table()->merge(numbers + 2 * k * width, numbers + (2 * k + 1) * width, width, dst + k * width);
+}
+
+// Rows of pairs along K, dst(count, stride), of `count` rows of a(M, K); the number after the last one is zero.
+void pack_pairs(const float* a, int64_t row, int64_t column, int64_t K, int64_t count, int64_t stride, Bf16Pair* dst) {
+  const int64_t whole = K / 2, L = conv_table<float>().lanes;
+  const bool turned = row == 1 && count == L;  // columns lie in memory
+  Scratch<float> numbers(count * (K + 1));
+  if (turned) {
+    float* rows[64];
+    for (int64_t r = 0; r < count; ++r) rows[r] = numbers.get() + r * (K + 1);
+    conv_table<float>().deinterleave(a, column, K, rows);
+  }
+  for (int64_t r = 0; r < count; ++r, a += row, dst += stride) {
+    float* copy = numbers.get() + r * (K + 1);
+    for (int64_t k = 0; k < K && !turned && column != 1; ++k) copy[k] = a[k * column];
+    const float* from = column == 1 && !turned ? a : copy;
+    bf16_table()->narrow(from, whole, dst);
+    if (K % 2 == 0) continue;
+    const float last[2] = {from[K - 1], 0.0f};
+    bf16_table()->narrow(last, 1, dst + whole);
+  }
 }
 
 template <class T>
@@ -244,6 +266,19 @@ void few_rows(View<const T> a, View<const T> b, View<T> c, const std::vector<Row
   });
 }
 
+// c[first + m][column + n] = from[m][n], m < rows, n < columns
+template <class T>
+void store(const T* from, int64_t width, int64_t rows, int64_t columns, const View<T>& c, int64_t batch, int64_t first,
+           int64_t column) {
+  for (int64_t m = 0; m < rows; ++m, from += width) {
+    T* to = c.data + batch * c.stride[0] + (first + m) * c.stride[1] + column * c.stride[2];
+    if (c.stride[2] == 1)
+      std::copy_n(from, columns, to);
+    else
+      for (int64_t n = 0; n < columns; ++n) to[n * c.stride[2]] = from[n];
+  }
+}
+
 template <class T, class E>
 auto tiles(int outputs) {
   if constexpr (std::is_same_v<E, Bf16Pair>)
@@ -328,14 +363,52 @@ void product(View<const T> a, View<const T> b, View<T> c) {
              &only, 1, result.get() + (block.first - first_row) * width, width, table.lanes, k0 > 0);
       }
     }
-    for (int64_t m = 0; m < std::min(rows, M - first_row); ++m) {
-      T* to = c.data + batch * c.stride[0] + (first_row + m) * c.stride[1] + n0 * c.stride[2];
-      const T* src = result.get() + m * width;
-      if (c.stride[2] == 1)
-        std::copy_n(src, columns, to);
-      else
-        for (int64_t n = 0; n < columns; ++n) to[n * c.stride[2]] = src[n];
+    store(result.get(), width, std::min(rows, M - first_row), columns, c, batch, first_row, n0);
+  });
+}
+
+// Products of pairs by tiles. Panels are as for vectors; rows of a stay rows.
+void tile_product(const TileTable& tiles, View<const float> a, View<const float> b, View<float> c) {
+  constexpr int64_t kTileRows = TileTable::kRows, kMost = TileTable::kMaxGroups * kTileRows;
+  const int64_t B = c.shape[0], M = c.shape[1], N = c.shape[2], K = a.shape[2];
+  const int64_t vectors = std::min<int64_t>(ceil_div(N, TileTable::kColumns), TileTable::kMaxVectors);
+  const int64_t width = vectors * TileTable::kColumns;
+  const Panels<float, Bf16Pair> panels{b, width};
+  const Bf16Pair* kept = panels.kept();
+  const int64_t steps = panels.steps(), inner_block = std::min(steps, kInner), groups = ceil_div(M, kTileRows);
+  // Rows begin with a cache line and are not a power of two apart, which would crowd them into a few sets.
+  const int64_t row = (ceil_div(steps, TileTable::kPairs) | 1) * TileTable::kPairs;
+  const Prepared<Bf16Pair> left(a.data, B * groups * kTileRows * row, [&](Bf16Pair* rows) {
+    parallel_for(B * groups, [&](int64_t i) {
+      const int64_t m = i % groups * kTileRows, count = std::min(kTileRows, M - m);
+      Bf16Pair* to = rows + i * kTileRows * row;
+      pack_pairs(a.data + i / groups * a.stride[0] + m * a.stride[1], a.stride[1], a.stride[2], K, count, row, to);
+      std::fill_n(to + count * row, (kTileRows - count) * row, Bf16Pair(0));
+    });
+  });
+  int64_t at[kMost], to[kMost];
+  for (int64_t r = 0; r < kMost; ++r) at[r] = r * row, to[r] = r * width;
+  const TapOffset only{0, 0};
+
+  const int64_t wanted_rows = std::clamp(B * panels.count() * M / kTasks, kFewRows, kRows);
+  const int64_t task_rows = ceil_div(wanted_rows, kMost) * kMost, row_tasks = ceil_div(M, task_rows);
+  parallel_for(B * panels.count() * row_tasks, [&](int64_t i) {
+    const int64_t first = i % row_tasks * task_rows, rows = std::min(task_rows, M - first);
+    const int64_t p = i / row_tasks % panels.count(), batch = i / (row_tasks * panels.count());
+    Scratch<Bf16Pair> panel(inner_block * width);
+    Scratch<float> result(ceil_div(rows, kTileRows) * kTileRows * width);
+    TileScope scope;
+    for (int64_t k = 0; k < steps; k += inner_block) {
+      const int64_t inner = std::min(inner_block, steps - k);
+      const Bf16Pair* right = kept ? kept + panels.at(batch, p, k) : panel.get();
+      if (!kept) panels.pack(batch, p, k, inner, panel.get());
+      scope.shape_for(tiles, inner);
+      for (int64_t m = 0; m < rows; m += kMost)
+        tiles.tile[ceil_div(std::min(kMost, rows - m), kTileRows)][vectors](
+            left.get() + (batch * groups * kTileRows + first + m) * row + k, at, &only, 1, inner, right, width,
+            result.get() + m * width, to, k > 0);
     }
+    store(result.get(), width, rows, std::min(width, N - p * width), c, batch, first, p * width);
   });
 }
 
@@ -347,8 +420,11 @@ void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
   if constexpr (std::is_same_v<T, float>) {
     if (p == MatmulPrecision::bf16) {
       // A product of few rows or columns waits for memory: it is computed as float32 ones are.
-      if (bf16_table() && std::min(c.shape[1], c.shape[2]) > Bf16Table::kMaxOutputs)
+      if (bf16_table() && std::min(c.shape[1], c.shape[2]) > Bf16Table::kMaxOutputs) {
+        // Tiles that would be mostly padding cost what full ones do.
+        if (tile_table() && a.shape[2] >= 2 * TileTable::kPairs) return tile_product(*tile_table(), a, b, c);
         return product<T, Bf16Pair>(a, b, c);
+      }
       const Bf16Copy left(a), right(b);
       return product<T, T>(left.view(), right.view(), c);
     }

@@ -118,6 +118,16 @@ def has_bf16_products() -> bool:
     return bool(native.has_bf16_products())
 
 
+def why_no_tiles() -> str | None:
+    """Why "amx" is not among `isa_present()`; None if it is."""
+    return native.why_no_tiles() or None
+
+
+def tiles_are_emulated() -> bool:
+    """True if the products of "amx" are those of a model, for tests: never chosen unless asked for."""
+    return bool(native.tiles_are_emulated)
+
+
 def set_num_threads(n: int) -> None:
     """Run kernels on n threads; results do not depend on it."""
     if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= n <= _MAX_THREADS:

@@ -31,7 +31,7 @@ exit codes:
 
 environment:
   GANKERNELS_NUM_THREADS   threads of the kernels (results do not depend on it)
-  GANKERNELS_ISA           scalar, avx2 or avx512 instead of the best one present
+  GANKERNELS_ISA           scalar, avx2, avx512 or amx instead of the best one present
   GANKERNELS_CUDA_BACKEND  compiled or numba for --device cuda instead of the first that can run
 """
 

@@ -19,6 +19,7 @@
   }                               \
   inline const Table& name() {    \
     switch (isa()) {              \
+      case Isa::amx:              \
       case Isa::avx512:           \
         return avx512::name;      \
       case Isa::avx2:             \
