@@ -13,7 +13,7 @@ from gankernels.testing.bounds import assert_close, rounding
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = [np.float32, np.float64]
-SHAPES = [(16, 5, 1), (8, 3, 27), (3, 2, 9000), (300, 7, 1), (1, 1, 1), (2, 3, 512)]
+SHAPES = [(16, 5, 1), (8, 3, 27), (3, 2, 9000), (300, 7, 1), (1, 1, 1), (2, 3, 512), (3, 35, 16), (5, 9, 70)]
 
 
 def draw(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> Array:
@@ -53,6 +53,25 @@ def test_a_constant_channel_has_variance_zero(every_isa: str) -> None:
     mean, variance = moments(np.full((4, 1, 333), 0.1, np.float32))
     assert mean[0] == np.float32(0.1)
     assert variance[0] <= 1e-30
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_first_element_far_from_the_others_costs_the_variance_little(every_isa: str, dtype: Any) -> None:
+    x = draw((40, 3, 100), dtype)
+    x[0, :, 0] = 1e6
+    _, variance = moments(x)
+    expected = x.astype(np.longdouble).var(axis=(0, 2)).astype(np.float64)
+    # n = 4000 differences from it sum up to n times the sum about the mean, in n/16 additions of doubles
+    assert_close(variance, expected, (rounding(dtype) + 4000 * 250 * rounding(np.float64)) * expected)
+
+
+@pytest.mark.skipif(gk.get_default_device() != "cpu", reason="a device adds up in the order of memory")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_statistics_have_the_same_bits_however_the_array_lies_in_memory(every_isa: str, shape: tuple[int, ...]) -> None:
+    x, ct, weight = draw(shape, np.float32), draw(shape, np.float32, 1), draw((shape[1],), np.float32, 2)
+    last = [np.ascontiguousarray(a.transpose(2, 1, 0)).transpose(2, 1, 0) for a in (x, ct)]
+    for got, expected in zip(backward(*last, weight), backward(x, ct, weight), strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,7 +1,10 @@
-// Batch normalisation over (N, L) for each channel of x(N, C, L). Moments: two passes over blocks that stay in the
-// first cache, combined pairwise by the formula of Chan, Golub and LeVeque (1979), so a large mean costs no digits.
+// Batch normalisation over (N, L) for each channel of x(N, C, L). Moments: of blocks, as differences from their first
+// element, combined pairwise by the formula of Chan, Golub and LeVeque (1979), so a large mean costs no digits. Short
+// rows of several channels are read together, as they lie in memory; the gradient's second pass finds in the cache what
+// its first one read.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "elements.hpp"
@@ -12,54 +15,88 @@
 namespace gk::cpu {
 namespace {
 
-constexpr int64_t kBlockLength = 4096;  // elements: 16 KiB of float
+constexpr int64_t kBlockLength = 4096;             // elements of a channel that are summed together
+constexpr int64_t kRowLength = 512;                // of an image that a block of channels has, in short rows
+constexpr int64_t kGroupBytes = int64_t(1) << 20;  // of channels between two passes over them: they stay in the cache
 
-// A channel cut into blocks: pieces of one row if rows are long, else several whole rows.
+// Channels cut into blocks: pieces of one row if rows are long, else several whole rows. Only the shape says what is
+// summed together.
 struct ChannelBlocks {
-  int64_t N, L, piece, pieces_per_row, rows_per_block, count;
+  int64_t C, N, L, piece, pieces_per_row, rows_per_block, count;
 
-  ChannelBlocks(int64_t n, int64_t l) : N(n), L(l) {
-    const bool long_rows = L >= kBlockLength / 8;
+  template <class T>
+  explicit ChannelBlocks(const View<T>& x) : C(x.shape[1]), N(x.shape[0]), L(x.shape[2]) {
+    const bool long_rows = L >= kBlockLength / 2;
     pieces_per_row = long_rows ? (L + kBlockLength - 1) / kBlockLength : 1;
     piece = (L + pieces_per_row - 1) / pieces_per_row;
     rows_per_block = long_rows ? 1 : std::max<int64_t>(1, kBlockLength / std::max<int64_t>(1, L));
     count = (N + rows_per_block - 1) / rows_per_block * pieces_per_row;
   }
 
-  struct Place {
-    int64_t offset, rows, n;
-    bool contiguous;
-    int64_t size() const { return rows * n; }
+  // Rows that fill vectors are worked on one by one, shorter ones as one row.
+  bool by_rows() const { return piece % 16 == 0 || piece >= 64; }
+
+  // Block b of a channel: `rows` rows of n elements.
+  struct Block {
+    int64_t row, first, rows, n;
   };
-
-  template <class T>
-  Place place(const View<T>& x, int64_t c, int64_t b) const {
+  Block block(int64_t b) const {
     const int64_t row = b / pieces_per_row * rows_per_block, first = b % pieces_per_row * piece;
-    const int64_t rows = std::min(rows_per_block, N - row), n = std::min(piece, L - first);
-    const bool contiguous = (n == 1 || x.stride[2] == 1) && (rows == 1 || x.stride[0] == n);
-    return {row * x.stride[0] + c * x.stride[1] + first * x.stride[2], rows, n, contiguous};
+    return {row, first, std::min(rows_per_block, N - row), std::min(piece, L - first)};
+  }
+  NormTile tile(const Block& b, int64_t channels) const {
+    return by_rows() ? NormTile{channels, b.rows, b.n} : NormTile{channels, 1, b.rows * b.n};
   }
 
-  // The elements of block b of channel c, contiguous: in place, or gathered into `buffer` (kBlockLength).
   template <class T>
-  const T* gather(const View<const T>& x, int64_t c, int64_t b, T* buffer) const {
-    const Place p = place(x, c, b);
-    if (p.contiguous) return x.data + p.offset;
-    for (int64_t r = 0; r < p.rows; ++r)
-      for (int64_t i = 0; i < p.n; ++i) buffer[r * p.n + i] = x.data[p.offset + r * x.stride[0] + i * x.stride[2]];
-    return buffer;
+  bool in_place(const View<T>& x) const {
+    return (L == 1 || x.stride[2] == 1) && (by_rows() || N == 1 || x.stride[0] == L);
+  }
+  // Channels that are worked on together, row by row: as many as make rows long, if they need not be gathered.
+  template <class... Views>
+  int64_t channels_at_once(const Views&... views) const {
+    if (!by_rows() || !(in_place(views) && ...)) return 1;
+    return std::clamp<int64_t>(kRowLength / std::max<int64_t>(1, L), 1, std::clamp<int64_t>(C, 1, kNormChannels));
   }
 
-  // Puts back what was computed into `buffer`.
   template <class T>
-  void scatter(const T* buffer, const View<T>& y, int64_t c, int64_t b) const {
-    const Place p = place(y, c, b);
-    for (int64_t r = 0; r < p.rows; ++r)
-      for (int64_t i = 0; i < p.n; ++i) y.data[p.offset + r * y.stride[0] + i * y.stride[2]] = buffer[r * p.n + i];
+  T* begin(const View<T>& x, int64_t c, const Block& b) const {
+    return x.data + b.row * x.stride[0] + c * x.stride[1] + b.first * x.stride[2];
   }
 
-  int64_t blocks_per_task() const {
-    return std::max<int64_t>(1, 8 * kBlockLength / std::max<int64_t>(1, rows_per_block * piece));
+  // The rows of a block of the channels from c on, in place; or of channel c, gathered into `buffer` (kBlockLength).
+  template <class T>
+  NormRows<const T> rows(const View<const T>& x, int64_t c, const Block& b, T* buffer) const {
+    const T* from = begin(x, c, b);
+    if (in_place(x)) return {from, x.stride[0], x.stride[1]};
+    for (int64_t r = 0; r < b.rows; ++r)
+      for (int64_t i = 0; i < b.n; ++i) buffer[r * b.n + i] = from[r * x.stride[0] + i * x.stride[2]];
+    return {buffer, b.n, 0};
+  }
+
+  // run(rows) on the same rows of y, which it writes.
+  template <class T, class F>
+  void write(const View<T>& y, int64_t c, const Block& b, T* buffer, F&& run) const {
+    T* to = begin(y, c, b);
+    if (in_place(y)) return run(NormRows<T>{to, y.stride[0], y.stride[1]});
+    run(NormRows<T>{buffer, b.n, 0});
+    for (int64_t r = 0; r < b.rows; ++r)
+      for (int64_t i = 0; i < b.n; ++i) to[r * y.stride[0] + i * y.stride[2]] = buffer[r * b.n + i];
+  }
+
+  int64_t blocks_per_task(int64_t channels) const {
+    return std::max<int64_t>(1, 8 * kBlockLength / std::max<int64_t>(1, rows_per_block * piece * channels));
+  }
+  // run(c, channels, b) for every block b of the channels [first, last), in parallel.
+  template <class F>
+  void each(int64_t first, int64_t last, int64_t at_once, F&& run) const {
+    const int64_t tiles = (last - first + at_once - 1) / at_once;
+    parallel_chunks(tiles * count, blocks_per_task(at_once), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t c = first + i / count * at_once;
+        run(c, std::min(at_once, last - c), i % count);
+      }
+    });
   }
 };
 
@@ -89,14 +126,20 @@ void join_pairwise(P* part, int64_t count) {
     for (int64_t i = 0; i + step < count; i += 2 * step) part[i].join(part[i + step]);
 }
 
-// make(c, block) for every block of every channel in parallel, then one joined part per channel.
-template <class P, class F>
-std::vector<P> channel_parts(int64_t channels, const ChannelBlocks& blocks, F&& make) {
-  std::vector<P> parts(static_cast<size_t>(channels * blocks.count)), joined(static_cast<size_t>(channels));
-  parallel_chunks(channels * blocks.count, blocks.blocks_per_task(), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) parts[i] = make(i / blocks.count, i % blocks.count);
+// sums(c, channels, block, found) finds NormSums of channels, as(found, elements) is a part of one: the joined parts of
+// the channels [first, last).
+template <class P, class Sums, class As>
+std::vector<P> channel_parts(const ChannelBlocks& blocks, int64_t first, int64_t last, int64_t at_once, Sums&& sums,
+                             As&& as) {
+  std::vector<P> parts(static_cast<size_t>((last - first) * blocks.count)), joined(static_cast<size_t>(last - first));
+  blocks.each(first, last, at_once, [&](int64_t c, int64_t channels, int64_t b) {
+    NormSums found[kNormChannels];
+    const ChannelBlocks::Block block = blocks.block(b);
+    sums(c, channels, block, found);
+    for (int64_t i = 0; i < channels; ++i)
+      parts[(c + i - first) * blocks.count + b] = as(found[i], static_cast<double>(block.rows * block.n));
   });
-  for (int64_t c = 0; c < channels; ++c) {
+  for (int64_t c = 0; c < last - first; ++c) {
     join_pairwise(parts.data() + c * blocks.count, blocks.count);
     if (blocks.count > 0) joined[c] = parts[c * blocks.count];
   }
@@ -107,22 +150,22 @@ std::vector<P> channel_parts(int64_t channels, const ChannelBlocks& blocks, F&& 
 
 template <class T>
 void channel_moments(View<const T> x, View<T> mean, View<T> variance) {
+  if (x.shape[0] * x.shape[2] == 0) {
+    fill<T>(mean, NAN);
+    return fill<T>(variance, NAN);
+  }
   const auto& table = elements<T>();
-  const ChannelBlocks blocks(x.shape[0], x.shape[2]);
-  const auto moments = channel_parts<Moments>(x.shape[1], blocks, [&](int64_t c, int64_t b) {
-    T buffer[kBlockLength];
-    const T* values = blocks.gather(x, c, b, buffer);
-    const int64_t n = blocks.place(x, c, b).size();
-    Moments m;
-    m.count = static_cast<double>(n);
-    table.moments(values, n, &m.mean, &m.square_sum);
-    return m;
-  });
-  for (int64_t c = 0; c < x.shape[1]; ++c) {
-    const bool empty = x.shape[0] * x.shape[2] == 0;
-    mean.data[c * mean.stride[0]] = empty ? static_cast<T>(NAN) : static_cast<T>(moments[c].mean);
-    variance.data[c * variance.stride[0]] =
-        empty ? static_cast<T>(NAN) : static_cast<T>(moments[c].square_sum / moments[c].count);
+  const ChannelBlocks blocks(x);
+  const auto moments = channel_parts<Moments>(
+      blocks, 0, blocks.C, blocks.channels_at_once(x),
+      [&](int64_t c, int64_t channels, const ChannelBlocks::Block& b, NormSums* found) {
+        T buffer[kBlockLength];
+        table.moments(blocks.tile(b, channels), blocks.rows(x, c, b, buffer), found);
+      },
+      [](const NormSums& found, double count) { return Moments{count, found.first, found.second}; });
+  for (int64_t c = 0; c < blocks.C; ++c) {
+    mean.data[c * mean.stride[0]] = static_cast<T>(moments[c].mean);
+    variance.data[c * variance.stride[0]] = static_cast<T>(moments[c].square_sum / moments[c].count);
   }
 }
 
@@ -149,41 +192,61 @@ void channel_affine(View<const T> x, View<const T> scale, View<const T> shift, V
 
 namespace {
 
-// cotangents(c, block, buffer): those of the normalised elements of a block, contiguous, perhaps in the buffer.
-template <class T, class F>
-void norm_backward(View<const T> x, View<const T> mean, View<const T> rstd, View<const T> weight, View<T> gx,
-                   View<T> gweight, View<T> gbias, const ChannelBlocks& blocks, F&& cotangents) {
+// Both passes for a few channels at a time, which stay in the cache between them; y is empty without a gate.
+template <class T>
+void norm_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
+                   View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, Gate gate, double slope,
+                   double scale) {
   const auto& table = elements<T>();
-  const int64_t C = x.shape[1];
+  const ChannelBlocks blocks(x);
+  const int64_t C = blocks.C, size = blocks.N * blocks.L;
+  const int64_t at_once =
+      gate == Gate::none ? blocks.channels_at_once(x, ct, gx) : blocks.channels_at_once(x, y, ct, gx);
   const auto at = [](const auto& v, int64_t c) { return static_cast<double>(v.data[c * v.stride[0]]); };
-  const auto sums = channel_parts<GradientSums>(C, blocks, [&](int64_t c, int64_t b) {
-    T buffer_x[kBlockLength], buffer_ct[kBlockLength];
-    const T* values = blocks.gather(x, c, b, buffer_x);
-    const T* cts = cotangents(c, b, buffer_ct);
-    GradientSums s;
-    table.centred_sums(values, cts, blocks.place(x, c, b).size(), at(mean, c), &s.ct, &s.ct_x);
-    return s;
-  });
-  for (int64_t c = 0; c < C; ++c) {
-    gbias.data[c * gbias.stride[0]] = static_cast<T>(sums[c].ct);
-    gweight.data[c * gweight.stride[0]] = static_cast<T>(sums[c].ct_x * at(rstd, c));
-  }
-  // gx = weight*rstd*(ct - sum(ct)/M - (x - mean)*rstd^2*sum(ct*(x - mean))/M)
-  const double M = static_cast<double>(x.shape[0] * x.shape[2]);
-  parallel_chunks(C * blocks.count, blocks.blocks_per_task(), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t c = i / blocks.count, b = i % blocks.count;
-      T buffer_x[kBlockLength], buffer_ct[kBlockLength], buffer_gx[kBlockLength];
-      const T* values = blocks.gather(x, c, b, buffer_x);
-      const T* cts = cotangents(c, b, buffer_ct);
-      const auto target = blocks.place(gx, c, b);
-      T* output = target.contiguous ? gx.data + target.offset : buffer_gx;
+  const auto with_block = [&](int64_t c, int64_t channels, const ChannelBlocks::Block& b, auto&& run) {
+    T buffers[3][kBlockLength];
+    double means[kNormChannels];
+    for (int64_t i = 0; i < channels; ++i) means[i] = at(mean, c + i);
+    const NormRows<const T> outputs = gate == Gate::none ? NormRows<const T>{} : blocks.rows(y, c, b, buffers[0]);
+    run(NormOperands<T>{blocks.rows(x, c, b, buffers[1]), outputs, blocks.rows(ct, c, b, buffers[2]), means, slope,
+                        scale});
+  };
+  const auto both_passes = [&](int64_t first, int64_t last) {
+    const auto sums = channel_parts<GradientSums>(
+        blocks, first, last, at_once,
+        [&](int64_t c, int64_t channels, const ChannelBlocks::Block& b, NormSums* found) {
+          with_block(c, channels, b, [&](const NormOperands<T>& operands) {
+            table.norm_sums[static_cast<int>(gate)](blocks.tile(b, channels), operands, found);
+          });
+        },
+        [](const NormSums& found, double) { return GradientSums{found.first, found.second}; });
+    // gx = weight*rstd*(ct - sum(ct)/M - (x - mean)*rstd^2*sum(ct*(x - mean))/M)
+    const double M = static_cast<double>(size);
+    std::vector<NormFactors> factors(static_cast<size_t>(last - first));
+    for (int64_t c = first; c < last; ++c) {
+      const GradientSums& s = sums[c - first];
       const double r = at(rstd, c), a = at(weight, c) * r;
-      const double slope = -a * r * r * sums[c].ct_x / M, constant = -a * sums[c].ct / M;
-      table.batch_norm_gradient(values, cts, output, target.size(), at(mean, c), a, slope, constant);
-      if (!target.contiguous) blocks.scatter(buffer_gx, gx, c, b);
+      gbias.data[c * gbias.stride[0]] = static_cast<T>(s.ct);
+      gweight.data[c * gweight.stride[0]] = static_cast<T>(s.ct_x * r);
+      factors[c - first] = {a, -a * r * r * s.ct_x / M, -a * s.ct / M};
     }
-  });
+    blocks.each(first, last, at_once, [&](int64_t c, int64_t channels, int64_t b) {
+      const ChannelBlocks::Block block = blocks.block(b);
+      T buffer[kBlockLength];
+      with_block(c, channels, block, [&](const NormOperands<T>& operands) {
+        blocks.write(gx, c, block, buffer, [&](const NormRows<T>& to) {
+          table.norm_gradient[static_cast<int>(gate)](blocks.tile(block, channels), operands, &factors[c - first], to);
+        });
+      });
+    });
+  };
+  const int64_t tiles = (C + at_once - 1) / at_once;
+  const int64_t bytes = at_once * 4 * size * static_cast<int64_t>(sizeof(T));
+  const int64_t together = std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, bytes));
+  const auto group = [&](int64_t i) { both_passes(i * together * at_once, std::min(C, (i + 1) * together * at_once)); };
+  const int64_t groups = (tiles + together - 1) / together;
+  if (bytes <= kGroupBytes) return parallel_for(groups, group);
+  for (int64_t i = 0; i < groups; ++i) group(i);
 }
 
 }  // namespace
@@ -191,26 +254,14 @@ void norm_backward(View<const T> x, View<const T> mean, View<const T> rstd, View
 template <class T>
 void batch_norm_backward(View<const T> x, View<const T> ct, View<const T> mean, View<const T> rstd,
                          View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias) {
-  const ChannelBlocks blocks(x.shape[0], x.shape[2]);
-  norm_backward(x, mean, rstd, weight, gx, gweight, gbias, blocks,
-                [&](int64_t c, int64_t b, T* buffer) { return blocks.gather(ct, c, b, buffer); });
+  norm_backward<T>(x, {}, ct, mean, rstd, weight, gx, gweight, gbias, Gate::none, 1.0, 1.0);
 }
 
 template <class T>
 void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
                             View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, double slope, double p) {
-  const auto& table = elements<T>();
-  const ChannelBlocks blocks(x.shape[0], x.shape[2]);
-  norm_backward(x, mean, rstd, weight, gx, gweight, gbias, blocks, [&](int64_t c, int64_t b, T* buffer) {
-    T buffer_y[kBlockLength], buffer_ct[kBlockLength];
-    const T *reference = blocks.gather(y, c, b, buffer_y), *given = blocks.gather(ct, c, b, buffer_ct);
-    const int64_t n = blocks.place(x, c, b).size();
-    if (p > 0.0)
-      table.gate_marked(reference, given, buffer, n, slope, dropout_scale(p));
-    else
-      table.gate(reference, given, buffer, n, slope);
-    return static_cast<const T*>(buffer);
-  });
+  norm_backward(x, y, ct, mean, rstd, weight, gx, gweight, gbias, p > 0.0 ? Gate::mark : Gate::sign, slope,
+                p > 0.0 ? dropout_scale(p) : 1.0);
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \

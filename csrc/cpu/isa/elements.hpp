@@ -17,6 +17,38 @@ using std::uint64_t;
 
 enum class Operands : int { both_vary = 0, right_constant = 1, left_constant = 2, count };
 
+// What stands between a normalisation and its cotangent: nothing, (leaky) ReLU, or with it a dropout that left marks.
+enum class Gate : int { none = 0, sign, mark, count };
+
+// Rows of n elements of at most kNormChannels channels, which begin so many elements apart.
+inline constexpr int64_t kNormChannels = 32;
+struct NormTile {
+  int64_t channels, rows, n;
+};
+template <class T>
+struct NormRows {
+  T* data;
+  int64_t row, channel;
+
+  T* at(int64_t r, int64_t c) const { return data + r * row + c * channel; }
+};
+
+// What was normalised, what came of it (if there is a gate), the cotangents of that, and the channels' means.
+template <class T>
+struct NormOperands {
+  NormRows<const T> x, y, ct;
+  const double* mean;
+  double slope, scale;  // of the gate
+};
+
+// Two numbers of a channel: mean and sum (x - mean)^2; or of gated cotangents v, sum v and sum v*(x - mean).
+struct NormSums {
+  double first, second;
+};
+struct NormFactors {
+  double ct, x, constant;
+};
+
 // p, q and other scalars arrive as double and are rounded to T once per run.
 template <class T>
 struct ElementTable {
@@ -33,14 +65,16 @@ struct ElementTable {
   // reductions: accumulated in double over fixed lanes
   double (*sum)(const T* x, int64_t n);
   void (*add_rows)(const T* x, int64_t rows, int64_t row_stride, int64_t n, double* total);
-  void (*moments)(const T* x, int64_t n, double* mean, double* square_sum);  // square_sum = sum (x - mean)^2
-  void (*centred_sums)(const T* x, const T* ct, int64_t n, double mean, double* sum_ct, double* sum_ct_x);
+  void (*moments)(const NormTile& tile, const NormRows<const T>& x, NormSums* moments);
+  void (*norm_sums[static_cast<int>(Gate::count)])(const NormTile& tile, const NormOperands<T>& operands,
+                                                   NormSums* sums);
   T (*maximum)(const T* x, int64_t n);                        // n >= 1; NaN if any
   double (*exp_minus)(const T* x, T* y, int64_t n, T shift);  // y = exp(x - shift); the sum
   double (*sum_exp_minus)(const T* x, int64_t n, T shift);    // the sum alone
   void (*divide_by)(T* y, int64_t n, T divisor);
-  // gx = a*ct + b*(x - mean) + c
-  void (*batch_norm_gradient)(const T* x, const T* ct, T* gx, int64_t n, double mean, double a, double b, double c);
+  // to = factor.ct*v + factor.x*(x - mean) + factor.constant
+  void (*norm_gradient[static_cast<int>(Gate::count)])(const NormTile& tile, const NormOperands<T>& operands,
+                                                       const NormFactors* factors, const NormRows<T>& to);
 
   // random: n elements that start at word 0 of `block`; dropout keeps where the 24-bit uniform >= threshold
   void (*uniform)(T* y, int64_t n, uint64_t seed, uint64_t block);
