@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gankernels import _cpu
 from gankernels.geometry import ConvGeometry, conv_geometry
 
-AUTOMATIC, DIRECT, IM2COL, CHANNELS, BF16, BATCH = 0, 1, 2, 5, 7, 12
+AUTOMATIC, DIRECT, IM2COL, CHANNELS, BF16, BATCH, ROWS = 0, 1, 2, 5, 7, 12, 13
 Array = np.ndarray[Any, np.dtype[Any]]
 
 

@@ -16,7 +16,7 @@ from gankernels.geometry import conv_geometry, upsample_conv_geometry
 
 pytestmark = pytest.mark.cpu_only
 
-ALGORITHMS = ("auto", "direct", "im2col", "channels", "bf16", "fast", "measured", "bf16_auto")
+ALGORITHMS = ("auto", "direct", "im2col", "channels", "rows", "bf16", "fast", "measured", "bf16_auto")
 CONVOLUTIONS = {
     "one image, many channels": ((1, 40, 4, 4), (70, 40, 4, 4), {"stride": 2, "padding": 1}),
     "few channels": ((5, 3, 4, 5, 6), (6, 3, 3, 2, 3), {"padding": 1}),

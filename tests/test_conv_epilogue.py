@@ -13,20 +13,21 @@ from gankernels.geometry import conv_geometry
 
 pytestmark = pytest.mark.cpu_only
 
-# x, w, options: batches of less and more than a vector, cut rows, groups, channel blocks of several sizes, and strides
-# that leave outputs of the transposed convolution without any tap
+# x, w, options: batches of less and more than a vector, cut rows, pieces of long rows, groups, blocks of channels of
+# several sizes, and strides that leave outputs of the transposed convolution without any tap
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "volume": ((17, 3, 6, 5, 7), (11, 3, 3, 3, 3), {"padding": 1}),
     "one channel": ((16, 1, 7, 7, 25), (32, 1, 5, 5, 5), {"padding": 2}),
     "single image": ((1, 2, 9, 20), (5, 2, 3, 3), {"padding": ((0, 1), (2, 1))}),
     "groups": ((4, 4, 12), (6, 2, 4), {"groups": 2, "dilation": 2}),
+    "long row": ((1, 2, 9000), (3, 2, 4), {}),
     "gaps": ((3, 2, 8, 9), (4, 2, 2, 2), {"stride": (3, 4)}),
     "empty": ((0, 2, 8, 9), (4, 2, 2, 2), {}),
 }
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("algorithm", ["auto", "batch", "channels", "fft", "bf16"])
+@pytest.mark.parametrize("algorithm", ["auto", "batch", "rows", "channels", "fft", "bf16"])
 @pytest.mark.parametrize("kernel", ["conv", "conv_transpose"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_epilogue_at_the_store_gives_the_bits_of_the_one_after_it(

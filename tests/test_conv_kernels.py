@@ -17,6 +17,7 @@ from conv_problems import (
     DIRECT,
     EMPTY,
     IM2COL,
+    ROWS,
     Problem,
     assert_views_serve,
     fill,
@@ -30,6 +31,7 @@ from hypothesis import strategies as st
 from gankernels import _cpu
 from gankernels.backends.opcodes import MATMUL_PRECISIONS
 from gankernels.geometry import ConvGeometry, conv_transpose_geometry
+from gankernels.ops.conv_plan import plan
 
 pytestmark = pytest.mark.cpu_only
 
@@ -88,7 +90,7 @@ GEOMETRIES = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [BATCH, IM2COL, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, ROWS, IM2COL, CHANNELS])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_slot_stays_within_the_derived_bound(name: str, algorithm: int, slot: str, dtype: Any) -> None:
     assert_close(fill(GEOMETRIES[name], dtype), slot, algorithm)
@@ -101,7 +103,7 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 ) -> None:
     p = fill(GEOMETRIES[name], integers=True)
     want = p.expected(slot).astype(np.float32)
-    paths = (AUTOMATIC, DIRECT, BATCH, IM2COL, CHANNELS, BF16)  # the integers have fewer than 8 bits
+    paths = (AUTOMATIC, DIRECT, BATCH, ROWS, IM2COL, CHANNELS, BF16)  # the integers have fewer than 8 bits
     for isa, threads, algorithm in product(_cpu.isa_present(), (1, 2, 3), paths):
         _cpu.set_isa(isa)
         _cpu.set_num_threads(threads)
@@ -111,7 +113,7 @@ def test_integer_sums_are_the_same_bits_on_every_isa_thread_count_and_path(
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [BATCH, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, ROWS, CHANNELS])
 @pytest.mark.parametrize(
     "name",
     [
@@ -138,7 +140,7 @@ def test_real_sums_are_the_same_bits_for_any_thread_count(
 
 
 @pytest.mark.parametrize("slot", ["y", "x"])
-@pytest.mark.parametrize("algorithm", [BATCH, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, ROWS, CHANNELS])
 def test_an_image_has_the_same_bits_in_every_batch(algorithm: int, slot: str) -> None:
     whole = fill(geometry((40, 3, 7, 9, 10), (6, 3, 3, 2, 4), padding=1))
     want = whole.run(slot, algorithm)
@@ -155,6 +157,14 @@ def test_the_weights_gradient_is_right_for_every_batch(batch: int, algorithm: in
     np.testing.assert_array_equal(p.run("w", algorithm), p.expected("w").astype(np.float32))
 
 
+@pytest.mark.parametrize("slot", ["y", "x"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_lanes_of_images_and_of_places_sum_in_one_order(name: str, slot: str) -> None:
+    p = fill(GEOMETRIES[name])
+    if plan(p.g, slot, ROWS).path == "rows":
+        np.testing.assert_array_equal(p.run(slot, ROWS), p.run(slot, BATCH))
+
+
 @settings(max_examples=60, deadline=None)
 @given(g=geometries(), seed=st.integers(0, 99))
 def test_any_geometry_is_right_in_every_slot_and_path(g: ConvGeometry, seed: int) -> None:
@@ -162,6 +172,7 @@ def test_any_geometry_is_right_in_every_slot_and_path(g: ConvGeometry, seed: int
     for slot in "yxw":
         want = p.expected(slot).astype(np.float32)
         np.testing.assert_array_equal(p.run(slot, BATCH), want, err_msg=f"{slot} batch {g}")
+        np.testing.assert_array_equal(p.run(slot, ROWS), want, err_msg=f"{slot} rows {g}")
         np.testing.assert_array_equal(p.run(slot, IM2COL), want, err_msg=f"{slot} im2col {g}")
         np.testing.assert_array_equal(p.run(slot, CHANNELS), want, err_msg=f"{slot} channels {g}")
 
@@ -176,7 +187,7 @@ def test_the_three_slots_are_adjoints(g: ConvGeometry, seed: int) -> None:
 
 
 @pytest.mark.parametrize("slot", ["y", "x", "w"])
-@pytest.mark.parametrize("algorithm", [BATCH, IM2COL, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, ROWS, IM2COL, CHANNELS])
 def test_views_with_any_strides_are_read_and_written(slot: str, algorithm: int) -> None:
     assert_views_serve(fill(GEOMETRIES["strided"], integers=True), slot, algorithm)
 
@@ -214,11 +225,11 @@ HUGE = {
 @pytest.mark.parametrize("name", HUGE)
 def test_huge_parameters_cost_no_more_than_the_cells_they_touch(name: str, slot: str) -> None:
     p = fill(HUGE[name], integers=True)
-    for algorithm in (BATCH, CHANNELS):
+    for algorithm in (BATCH, ROWS, CHANNELS):
         np.testing.assert_array_equal(p.run(slot, algorithm), p.expected(slot).astype(np.float32))
 
 
-@pytest.mark.parametrize("algorithm", [BATCH, IM2COL, CHANNELS])
+@pytest.mark.parametrize("algorithm", [BATCH, ROWS, IM2COL, CHANNELS])
 @pytest.mark.parametrize("g", EMPTY.values(), ids=EMPTY)
 def test_zero_sizes_give_zeros(g: ConvGeometry, algorithm: int) -> None:
     p = fill(g)

@@ -63,7 +63,8 @@ enum class ConvAlgorithm : int {
   measured_fast = 9,
   bf16_auto = 10,
   bf16_fast = 11,
-  batch = 12
+  batch = 12,
+  rows = 13
 };
 
 // A pooling window over each (n, c) image.

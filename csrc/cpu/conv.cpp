@@ -17,7 +17,7 @@ using Kernel = void (*)(A, B, C, const ConvGeometry&);
 
 template <class K>
 struct Paths {
-  K batch, channels, im2col, fft, bf16;
+  K batch, channels, im2col, fft, bf16, rows;
 
   K of(ConvAlgorithm path) const {
     switch (path) {
@@ -29,6 +29,8 @@ struct Paths {
         return fft;
       case ConvAlgorithm::bf16:
         return bf16;
+      case ConvAlgorithm::rows:
+        return rows;
       default:
         return batch;
     }
@@ -84,24 +86,24 @@ auto only_float(void (*f)(View<const float>, View<const float>, View<float>, con
 
 template <class T>
 void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
-  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_batch<T>, conv_channels<T>, conv_im2col<T>,
-                                                                   conv_fft<T>, only_float<T>(conv_bf16)};
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{
+      conv_batch<T>, conv_channels<T>, conv_im2col<T>, conv_fft<T>, only_float<T>(conv_bf16), conv_rows<T>};
   run<T>(paths, x, w, y, g, ConvSlot::y, a);
 }
 
 template <class T>
 void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
-  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_transpose_batch<T>, conv_transpose_channels<T>,
-                                                                   conv_transpose_im2col<T>, conv_transpose_fft<T>,
-                                                                   only_float<T>(conv_transpose_bf16)};
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{
+      conv_transpose_batch<T>, conv_transpose_channels<T>,         conv_transpose_im2col<T>,
+      conv_transpose_fft<T>,   only_float<T>(conv_transpose_bf16), conv_transpose_rows<T>};
   run<T>(paths, y, w, x, g, ConvSlot::x, a);
 }
 
 template <class T>
 void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
-  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{conv_weight_batch<T>, conv_weight_channels<T>,
-                                                                   conv_weight_im2col<T>, conv_weight_fft<T>,
-                                                                   only_float<T>(conv_weight_bf16)};
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{
+      conv_weight_batch<T>, conv_weight_channels<T>,         conv_weight_im2col<T>,
+      conv_weight_fft<T>,   only_float<T>(conv_weight_bf16), nullptr};
   run<T>(paths, x, y, w, g, ConvSlot::w, a);
 }
 

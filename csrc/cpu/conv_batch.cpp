@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "conv_paths.hpp"
-#include "elements.hpp"
 #include "kernels.hpp"
 #include "lanes.hpp"
 #include "parallel.hpp"
@@ -24,12 +23,6 @@ constexpr int64_t kTasks = 16;               // so many
 constexpr int64_t kStoreCycles = 6;          // of a vector of outputs: epilogue, transposition, store
 constexpr int64_t kWindowBytes = 512 << 10;  // input that the rows of a task share: half a second-level cache
 constexpr int64_t kSharingRows = 8;          // rows of a task where the window of all channels is larger
-
-struct ChannelBlock {
-  int64_t first, valid;  // output channels within the group
-  int tile;              // of the tile that computes them
-  size_t size;           // which of the distinct sizes of tiles that is
-};
 
 // How tiles of `outputs` channels cut a row of outputs, so that they multiply the least padding.
 struct RowTiles {
@@ -139,18 +132,15 @@ class GatherConv {
         outputs_(out.shape[1] / groups),
         axes_(std::move(axes)),
         finish_(finish),
-        table_(conv_table<T>()) {}
+        table_(conv_table<T>()),
+        blocks_(channel_blocks(table_, outputs_)) {}
 
   void run() {
     if (out_.size() == 0) return;
     if (inputs_ == 0 || !every_output_served(axes_)) fill_unserved();
     if (inputs_ == 0 || axes_[0].phases.empty() || axes_[1].phases.empty() || axes_[2].phases.empty()) return;
-    for (int64_t o = 0; o < outputs_;) {
-      const int tile = tile_outputs(table_, outputs_ - o);
-      if (sizes_.empty() || sizes_.back() != tile) sizes_.push_back(tile);
-      blocks_.push_back({o, std::min<int64_t>(tile, outputs_ - o), tile, sizes_.size() - 1});
-      o += tile;
-    }
+    for (const ChannelBlock& b : blocks_)
+      if (sizes_.empty() || sizes_.back() != b.tile) sizes_.push_back(b.tile);
     int64_t taps = 1;
     for (const Axis& a : axes_) taps *= static_cast<int64_t>(a.phases[0].taps.size());
     const double work = 0.05 * static_cast<double>(taps) * static_cast<double>(outputs_);
@@ -164,15 +154,9 @@ class GatherConv {
     channel.shape[1] = 1;
     for (int64_t c = 0; c < out_.shape[1]; ++c, channel.data += out_.stride[1]) {
       T value = 0;
-      finish(&value, 1, c);
+      finish_(&value, 1, c);
       fill<T>(channel, static_cast<double>(value));
     }
-  }
-
-  void finish(T* values, int64_t count, int64_t channel) const {
-    if (!finish_.needed()) return;
-    const T bias = finish_.bias.size() != 0 ? finish_.bias.data[channel * finish_.bias.stride[0]] : T(0);
-    elements<T>().bias_act(values, bias, count, finish_.slope);
   }
 
   void run_group(const LaneGroup& group) {
@@ -227,8 +211,14 @@ class GatherConv {
       const DensePhase& phase = phases_[i / (groups_ * blocks)];
       const int64_t group = i / blocks % groups_;
       const ChannelBlock& block = blocks_[i % blocks];
-      pack_block(phase, group, block, dst + weights_of(phase, group, block));
+      pack_block(w_, group, block, inputs_, phase.axis[0]->taps, phase.axis[1]->taps, phase.axis[2]->taps,
+                 dst + weights_of(phase, group, block));
     });
+  }
+
+  // Which of the distinct sizes of tiles that of a block is.
+  size_t size_of(const ChannelBlock& block) const {
+    return static_cast<size_t>(std::find(sizes_.begin(), sizes_.end(), block.tile) - sizes_.begin());
   }
 
   int64_t group_weights(const DensePhase& phase) const {
@@ -238,18 +228,6 @@ class GatherConv {
 
   int64_t weights_of(const DensePhase& phase, int64_t group, const ChannelBlock& block) const {
     return phase.weights + group * group_weights(phase) + block.first * inputs_ * phase.taps();
-  }
-
-  // (input, tap, tile) of one block of output channels
-  void pack_block(const DensePhase& phase, int64_t group, const ChannelBlock& block, T* dst) const {
-    const T* from = w_.data + group * w_.group + block.first * w_.output;
-    for (int64_t c = 0; c < inputs_; ++c, from += w_.input)
-      for (const Tap& kd : phase.axis[0]->taps)
-        for (const Tap& kh : phase.axis[1]->taps)
-          for (const Tap& kw : phase.axis[2]->taps) {
-            const T* at = from + kd.k * w_.tap[0] + kh.k * w_.tap[1] + kw.k * w_.tap[2];
-            for (int o = 0; o < block.tile; ++o) *dst++ = o < block.valid ? at[o * w_.output] : T(0);
-          }
   }
 
   void compute(const T* packed, int64_t block_size, const std::vector<std::vector<Unit>>& units, int64_t count) {
@@ -318,7 +296,7 @@ class GatherConv {
                     ((row - first_row) * span + phase[i].axis[2]->first) * L;
             const int64_t w_channel = phase[i].taps() * b->tile;
             const T* weights = packed_weights_ + weights_of(phase[i], group, *b) + c * w_channel;
-            RowTaps& taps = row_taps[i * sizes_.size() + b->size];
+            RowTaps& taps = row_taps[i * sizes_.size() + size_of(*b)];
             taps.move_to(d, h);
             for (const RowTiles::Tile& tile : taps.tiles()) {
               const std::vector<TapOffset>& list = taps.list(tile);
@@ -336,7 +314,7 @@ class GatherConv {
       for (int64_t o = b->first; o < b->first + b->valid; ++o) {
         T* line = lines.get() + (o - first_output) * output_line;
         T* channel = out_.data + (group * outputs_ + o) * out_.stride[1];
-        finish(line, output_line, group * outputs_ + o);
+        finish_(line, output_line, group * outputs_ + o);
         if (adjoin) {
           T* rows[64];
           for (int l = 0; l < L; ++l) rows[l] = channel + units[l].image * out_.stride[0] + first_row * span;
@@ -397,7 +375,7 @@ class GatherConv {
   Axes axes_;
   const Finish<T> finish_;
   const ConvTable<T>& table_;
-  std::vector<ChannelBlock> blocks_;
+  const std::vector<ChannelBlock> blocks_;
   std::vector<int> sizes_;  // of their tiles, each once
   std::vector<DensePhase> phases_;
   const T* packed_weights_ = nullptr;          // of the lane group that is computed

@@ -20,23 +20,27 @@ View<T> flat(const View<T>& y) {
   return v;
 }
 
+// Does the path finish its results on their way to memory?
+bool finishes(ConvAlgorithm path) { return path == ConvAlgorithm::batch || path == ConvAlgorithm::rows; }
+
 template <class T>
-bool goes_batch(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
+ConvAlgorithm planned(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
   if (asked == ConvAlgorithm::measured || asked == ConvAlgorithm::measured_fast || rounds_to_bf16<T>(asked))
-    return false;
-  return conv_plan<T>(g, slot, asked) == ConvAlgorithm::batch;
+    return asked;
+  return conv_plan<T>(g, slot, asked);
 }
 
-// batch(finish) or plain(), and what is left of the epilogue of their output.
-template <class T, class Batch, class Plain>
+// finished(path, finish) or plain(), and what is left of the epilogue of their output.
+template <class T, class Finished, class Plain>
 void then(ConvSlot slot, View<T> out, const ConvGeometry& g, ConvAlgorithm a, const Finish<T>& finish, double p,
-          uint64_t seed, uint64_t offset, const Batch& batch, const Plain& plain) {
-  if (!goes_batch<T>(g, slot, a)) {
+          uint64_t seed, uint64_t offset, const Finished& finished, const Plain& plain) {
+  const ConvAlgorithm path = planned<T>(g, slot, a);
+  if (!finishes(path)) {
     plain();
     return epilogue<T>(flat(out), finish.bias, finish.slope, p, seed, offset);
   }
   const Inline small(conv_work(g) < kSmallWork);
-  batch(finish);
+  finished(path, finish);
   if (p > 0.0) epilogue<T>(flat(out), no_bias<T>(), 1.0, p, seed, offset);
 }
 
@@ -47,7 +51,10 @@ void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeomet
                    View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   then<T>(
       ConvSlot::y, y, g, a, {bias, slope}, p, seed, offset,
-      [&](const Finish<T>& finish) { conv_batch<T>(x.volume(), w.volume(), y.volume(), g, finish); },
+      [&](ConvAlgorithm path, const Finish<T>& finish) {
+        if (path == ConvAlgorithm::rows) return conv_rows<T>(x.volume(), w.volume(), y.volume(), g, finish);
+        conv_batch<T>(x.volume(), w.volume(), y.volume(), g, finish);
+      },
       [&] { conv<T>(x, w, y, g, a); });
 }
 
@@ -56,7 +63,10 @@ void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const 
                              View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   then<T>(
       ConvSlot::x, x, g, a, {bias, slope}, p, seed, offset,
-      [&](const Finish<T>& finish) { conv_transpose_batch<T>(y.volume(), w.volume(), x.volume(), g, finish); },
+      [&](ConvAlgorithm path, const Finish<T>& finish) {
+        if (path == ConvAlgorithm::rows) return conv_transpose_rows<T>(y.volume(), w.volume(), x.volume(), g, finish);
+        conv_transpose_batch<T>(y.volume(), w.volume(), x.volume(), g, finish);
+      },
       [&] { conv_transpose<T>(y, w, x, g, a); });
 }
 

@@ -3,6 +3,7 @@
 
 #include "../core/geometry.hpp"
 #include "../core/view.hpp"
+#include "elements.hpp"
 
 namespace gk::cpu {
 
@@ -12,7 +13,11 @@ struct Finish {
   View<const T> bias;  // (C), or of size 0: none
   double slope;
 
-  bool needed() const { return bias.size() != 0 || slope != 1.0; }
+  // Some values of one channel, in place.
+  void operator()(T* values, int64_t count, int64_t channel) const {
+    if (bias.size() == 0 && slope == 1.0) return;
+    elements<T>().bias_act(values, bias.size() != 0 ? bias.data[channel * bias.stride[0]] : T(0), count, slope);
+  }
 };
 
 template <class T>
@@ -30,6 +35,16 @@ template <class T>
 void conv_transpose_batch(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, const Finish<T>& finish);
 template <class T>
 void conv_weight_batch(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+
+// For gathers whose rows adjoin (lanes.hpp).
+template <class T>
+void conv_rows(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+template <class T>
+void conv_transpose_rows(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
+template <class T>
+void conv_rows(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish);
+template <class T>
+void conv_transpose_rows(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, const Finish<T>& finish);
 
 template <class T>
 void conv_channels(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);

@@ -1,7 +1,8 @@
 // The cost model counts what each path does to vectors: multiply-adds (with the lanes that its layout leaves idle and
 // the padding that it does not skip), visits of a tile to a tap, packing, unpacking, and the rearrangement of the
-// weights. The prices were fitted to the times of 211 layers in all passes (float32, AVX-512, one thread): the choice
-// costs 3 % over the best one in the mean, and 20 % or more in one case of twenty.
+// weights. The prices were fitted to the times of 211 layers in all passes, those of the rows path to 4200 random ones
+// of every size (float32, AVX-512, one thread): there the choice costs 7 % over the best one in the mean, 40 % or more
+// in one case of twenty; without that path 25 % and 90 %.
 #include "conv_plan.hpp"
 
 #include <algorithm>
@@ -25,6 +26,7 @@ struct Prices {
   double products, visits, packed, stored, weights, call;
 };
 constexpr Prices kBatchGather{1.12, 0, 33, 36, 127, 50e3}, kBatchWeight{1.5, 0.24, 37, 0, 500, 90e3};
+constexpr Prices kRowGather{1.06, 930, 21, 10, 93, 18e3};
 constexpr Prices kChannelGather{1.12, 21, 25, 29, 42, 26e3}, kChannelWeight{1.13, 11, 20, 0, 41, 23e3};
 constexpr Prices kColumns{1.12, 900, 100, 250, 16, 30e3};
 
@@ -92,6 +94,39 @@ ConvEstimate batch(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64
   // The sums of a weights gradient are vectors: one for each weight and each of up to 64 slabs.
   if (slot == ConvSlot::w) e.visits = e.weights * L * std::max(1.0, 64.0 / std::max(1.0, number(outputs) / 8 * groups));
   return priced(e, slot == ConvSlot::w ? kBatchWeight : kBatchGather);
+}
+
+// Half cycles of one input channel and tap in the tiles of a plane: as RowTiles::cycles of the batch path has it.
+template <class T>
+double plane_products(int64_t vectors, int64_t outputs) {
+  int64_t sum = 0;
+  for (const ChannelBlock& block : channel_blocks(conv_table<T>(), outputs)) {
+    const int64_t widest = conv_table<T>().max_positions[block.tile], tiles = (vectors + widest - 1) / widest;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t positions = vectors * (i + 1) / tiles - vectors * i / tiles;
+      sum += std::max({block.tile * positions, block.tile + positions, int64_t{8}});
+    }
+  }
+  return number(sum);
+}
+
+// Packing a row takes so much more, in vectors.
+constexpr double kRowStart = 0.9;
+
+template <class T>
+ConvEstimate rows(const ConvGeometry& g, const Axes& axes, int64_t inputs, int64_t outputs) {
+  const int L = conv_table<T>().lanes;
+  ConvEstimate e{ConvAlgorithm::rows, 0, 0, 0, 0, 0, 0};
+  const double groups = number(g.groups), taps = number(g.taps()), planes = number(g.batch * axes[0].out) * groups;
+  int64_t window[3];
+  for (int i = 0; i < 3; ++i) window[i] = axes[i].window(axes[i].out);
+  const int64_t vectors = ((axes[1].out - 1) * window[2] + axes[2].out + L - 1) / L;  // of a plane
+  e.products = planes * served_part(axes[0]) * taps * number(inputs) * plane_products<T>(vectors, outputs);
+  e.visits = planes * number(static_cast<int64_t>(channel_blocks(conv_table<T>(), outputs).size()));
+  e.packed = number(g.batch * inputs * window[0] * window[1]) * groups * (number(window[2]) / L + kRowStart);
+  e.stored = planes * number(vectors) * batch_outputs<T>(outputs);
+  e.weights = number(inputs * outputs) * taps * groups / L * memory_price<T>(g, kBatchOutOfCache);
+  return priced(e, kRowGather);
 }
 
 // In pairs of bfloat16 numbers a gather has half the inputs, a weights gradient half the images; products of pairs cost
@@ -204,7 +239,10 @@ template <class T>
 ConvAlgorithm choose(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked) {
   if (asked == ConvAlgorithm::bf16 && rounds_to_bf16<T>(asked) && bf16_table()) return asked;
   if (asked == ConvAlgorithm::fft && conv_fft_covers<T>(g)) return asked;
-  return conv_estimates<T>(g, slot, asked)[0].path;
+  const std::vector<ConvEstimate> estimates = conv_estimates<T>(g, slot, asked);
+  for (const ConvEstimate& e : estimates)
+    if (asked == ConvAlgorithm::rows && e.path == asked) return asked;
+  return estimates[0].path;
 }
 
 }  // namespace
@@ -219,6 +257,7 @@ std::vector<ConvEstimate> conv_estimates(const ConvGeometry& g, ConvSlot slot, C
   if (empty) return {{ConvAlgorithm::batch, 0, 0, 0, 0, 0, 0}};
   std::vector<ConvEstimate> found{batch<T>(g, slot, axes, inputs, outputs),
                                   channels<T>(g, slot, axes, inputs, outputs, false)};
+  if (slot != ConvSlot::w && rows_adjoin(axes)) found.push_back(rows<T>(g, axes, inputs, outputs));
   const bool rounds = rounds_to_bf16<T>(asked);  // a rounded copy of the weights would cost what columns save
   if (slot == ConvSlot::x && !rounds && with_copy_bytes<T>(g) >= kColumnBytes)
     found.push_back(columns<T>(g, inputs, outputs));

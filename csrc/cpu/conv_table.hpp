@@ -1,6 +1,9 @@
 // The convolution loops of the instruction set in use.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
 #include "isa/conv.hpp"
 #include "isa/table.hpp"
 
@@ -27,6 +30,21 @@ int tile_outputs(const ConvTable<T>& table, int64_t outputs) {
   for (int o = 1; o < table.wide_outputs; ++o)
     if (o >= outputs && table.max_positions[o] > 0) return o;
   return table.wide_outputs;
+}
+
+struct ChannelBlock {
+  int64_t first, valid;  // output channels within the group
+  int tile;              // of the tile that computes them
+};
+
+template <class T>
+std::vector<ChannelBlock> channel_blocks(const ConvTable<T>& table, int64_t outputs) {
+  std::vector<ChannelBlock> blocks;
+  for (int64_t o = 0; o < outputs; o += blocks.back().tile) {
+    const int tile = tile_outputs(table, outputs - o);
+    blocks.push_back({o, std::min<int64_t>(tile, outputs - o), tile});
+  }
+  return blocks;
 }
 
 }  // namespace gk::cpu

@@ -167,6 +167,12 @@ double served_part(const Axis& axis, int64_t tile) {
   return served / tap_outputs(axis);
 }
 
+bool rows_adjoin(const Axes& axes) {
+  for (const Axis& a : axes)
+    if (a.phases.size() != 1 || a.phases[0].every != 1) return false;
+  return axes[2].t == 1;
+}
+
 bool every_output_served(const Axes& axes) {
   for (const Axis& a : axes) {
     int64_t covered = 0;
@@ -226,15 +232,6 @@ std::vector<Unit> units_of_block(const LaneGroup& group, int64_t block, int lane
 
 namespace {
 
-// One row of one lane: dst[i] = row[cell i], zero outside.
-template <class T>
-void copy_row(const T* row, int64_t stride, const Axis& w, int64_t from, T* dst) {
-  for (int64_t i = 0; i < w.cells(); ++i) {
-    const int64_t at = from + w.cell_at[i];
-    dst[i] = at >= 0 && at < w.in ? row[at * stride] : T(0);
-  }
-}
-
 template <class T>
 void zero_vectors(T* dst, int64_t stride, int64_t count, int lanes) {
   for (int64_t i = 0; i < count; ++i) std::fill_n(dst + i * stride, lanes, T(0));
@@ -283,7 +280,7 @@ void pack_rows(const View<const T>& in, const Axes& axes, const std::vector<Unit
       rows[l] = in.data + unit.image * in.stride[0] + c * in.stride[1] + at_d * in.stride[2] + at_h * in.stride[3] +
                 first * in.stride[4];
       if (mode == RowCopy::by_lane) {
-        copy_row(rows[l], in.stride[4], aw, aw.t * unit.start[2], copies.get() + l * cells);
+        copy_cells(rows[l], in.stride[4], aw, aw.t * unit.start[2], copies.get() + l * cells);
         rows[l] = copies.get() + l * cells;
       }
     }

@@ -63,6 +63,9 @@ Axes identity_axes(const ConvGeometry& g);           // every output reads itsel
 double tap_outputs(const Axis& axis);
 double served_part(const Axis& axis, int64_t tile = 1);
 
+// Do outputs that follow each other in a row read cells that do, and are those of every axis one phase?
+bool rows_adjoin(const Axes& axes);
+
 // Does every output read the input through some tap?
 bool every_output_served(const Axes& axes);
 
@@ -85,6 +88,21 @@ Weights<T> conv_transpose_weights(const View<const T>& w, const ConvGeometry& g)
   Weights<T> weights = conv_weights(w, g);
   std::swap(weights.output, weights.input);
   return weights;
+}
+
+// One block of output channels of a group as (input, tap, output of the tile), zeros for those that it lacks.
+template <class T>
+void pack_block(const Weights<T>& w, int64_t group, const ChannelBlock& block, int64_t inputs,
+                const std::vector<Tap>& taps_d, const std::vector<Tap>& taps_h, const std::vector<Tap>& taps_w,
+                T* dst) {
+  const T* from = w.data + group * w.group + block.first * w.output;
+  for (int64_t c = 0; c < inputs; ++c, from += w.input)
+    for (const Tap& d : taps_d)
+      for (const Tap& h : taps_h)
+        for (const Tap& k : taps_w) {
+          const T* at = from + d.k * w.tap[0] + h.k * w.tap[1] + k.k * w.tap[2];
+          for (int o = 0; o < block.tile; ++o) *dst++ = o < block.valid ? at[o * w.output] : T(0);
+        }
 }
 
 // Images [first, first + images) in lanes: unit u is sub-volume u % cuts of image first + u / cuts.
@@ -112,6 +130,15 @@ std::vector<Unit> units_of_block(const LaneGroup& group, int64_t block, int lane
 template <class T>
 void pack_rows(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d,
                int64_t first_row, int64_t last_row, T* dst, int64_t stride);
+
+// dst[i] = row[from + w.cell_at[i]] of a row of the input whose cells lie `stride` apart, zero outside it.
+template <class T>
+void copy_cells(const T* row, int64_t stride, const Axis& w, int64_t from, T* dst) {
+  for (int64_t i = 0; i < w.cells(); ++i) {
+    const int64_t at = from + w.cell_at[i];
+    dst[i] = at >= 0 && at < w.in ? row[at * stride] : T(0);
+  }
+}
 
 template <class T>
 void pack_plane(const View<const T>& in, const Axes& axes, const std::vector<Unit>& units, int64_t c, int64_t d, T* dst,

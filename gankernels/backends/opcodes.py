@@ -16,6 +16,6 @@ UNARY = _numbered(
 BINARY = _numbered("add subtract multiply divide maximum minimum power atan2")
 COMPARE = _numbered("equal not_equal less less_equal greater greater_equal")
 CONV_ALGORITHMS = _numbered(
-    "auto direct im2col fft fast channels tf32 bf16 measured measured_fast bf16_auto bf16_fast batch"
+    "auto direct im2col fft fast channels tf32 bf16 measured measured_fast bf16_auto bf16_fast batch rows"
 )
 MATMUL_PRECISIONS = _numbered("full tf32 bf16")

@@ -19,7 +19,7 @@ __all__ = ["OptimizerConfig", "TrainerConfig", "learning_rate_factor", "make_opt
 OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
 ConvAlgorithm = Literal[
     "auto", "direct", "im2col", "fft", "fast", "channels", "tf32", "bf16", "measured", "measured_fast",
-    "bf16_auto", "bf16_fast", "batch",
+    "bf16_auto", "bf16_fast", "batch", "rows",
 ]  # fmt: skip
 ComputeDtype = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear", "exponential"]

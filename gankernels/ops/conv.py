@@ -46,9 +46,11 @@ def set_conv_algorithm(name: str) -> None:
     ----------
     name : str
         "auto": "direct" for values; for gradients (whatever a backward pass computes) and for `hidden_values` "fast".
-        "direct": every cell is its sum of products: "batch" or "channels", whichever is predicted to be faster
-        (`conv_plan` says which and why), or columns where there are few cells and many weights.
-        "batch": images, or cells of a row of few images, in the vector lanes.
+        "direct": every cell is its sum of products: "batch", "rows" or "channels", whichever is predicted to be
+        faster (`conv_plan` says which and why), or columns where there are few cells and many weights.
+        "batch": images, or pieces of few images, in the vector lanes.
+        "rows": neighbouring cells of one image in the vector lanes, for few images and short sums; what has a
+        stride along its rows, and gradients of weights, take another path of "direct".
         "channels": output channels in the vector lanes, for wide layers and small batches.
         "im2col": explicit columns and a matrix product, the plain reference.
         "fft": products of spectra, channels of images in the vector lanes.
@@ -63,13 +65,13 @@ def set_conv_algorithm(name: str) -> None:
         "bf16_fast": the same, and plain float32 "fft" where that is predicted to be faster still.
         "tf32": on a GPU, factors rounded to 11 bits (errors near 1e-3) on tensor cores; the CPU computes "auto".
 
-    On a GPU "auto", "fast", "measured", "fft", "direct", "batch" and "channels" are plain float32 arithmetic, and every
-    "bf16" runs on tensor cores.
+    On a GPU "auto", "fast", "measured", "fft", "direct", "batch", "rows" and "channels" are plain float32 arithmetic,
+    and every "bf16" runs on tensor cores.
 
     Notes
     -----
-    "direct", "batch", "channels" and "im2col" have an error relative to the products summed in each cell. "fft" has an
-    absolute floor: about 3e-7 (float32) of the largest output of the same image, in every cell of that image
+    "direct", "batch", "rows", "channels" and "im2col" have an error relative to the products summed in each cell. "fft"
+    has an absolute floor: about 3e-7 (float32) of the largest output of the same image, in every cell of that image
     (`testing.bounds.fft_conv_bound`). So cells that lie six decades below the maximum are noise, and zeros inside an
     image become noise of that size; images that are all zeros stay zeros, and images do not disturb each other. A NaN
     or an infinity makes all outputs of its image NaN, in the weights all outputs of the channels that they reach, and

@@ -34,7 +34,7 @@ class ConvPlan:
     slot : str
         What is computed: "y" (forward), "x" (input gradient, transposed convolution) or "w" (weights gradient).
     path : str
-        "batch", "channels", "im2col", "fft", or "bf16": "channels" with pairs of bfloat16 factors.
+        "batch", "rows", "channels", "im2col", "fft", or "bf16": "channels" with pairs of bfloat16 factors.
     costs : dict of str to float
         Predicted cost of every path that could be chosen, in multiply-adds of a vector; cheapest first.
     why : str
@@ -59,8 +59,8 @@ def plan(g: ConvGeometry, slot: str, algorithm: int, dtype: DTypeLike = np.float
     others = ", ".join(f"{name} {cost:.3g}" for name, cost in costs.items() if name != path)
     if asked == path:
         why = "asked for by name"
-    elif asked == "fft":
-        why = "fft was asked for and does not cover this geometry"
+    elif asked in ("fft", "rows"):
+        why = f"{asked} was asked for and does not cover this geometry"
     elif asked.startswith("measured"):
         why = f"the fastest when it was measured, or predicted until then ({others or 'no other path'})"
     else:

@@ -55,6 +55,9 @@ struct ConvTable {
   void (*interleave)(const T* const* rows, int64_t count, T* dst, int64_t stride);
   void (*deinterleave)(const T* src, int64_t stride, int64_t count, T* const* rows);
 
+  // dst[r*dst_row + i] = src[r*src_row + i], i < width
+  void (*copy_rows)(const T* src, int64_t src_row, int64_t rows, int64_t width, T* dst, int64_t dst_row);
+
   // sums[i] += sum over the lanes of src[i*lanes + l], in one fixed order
   void (*add_lanes)(const T* src, int64_t count, T* sums);
 };

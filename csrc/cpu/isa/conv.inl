@@ -123,7 +123,7 @@ static void weight_tile(const T* x, int64_t x_row, const T* y, int64_t y_row, in
   const ConvTable<T> name = {                                                                                      \
       Simd<T>::lanes, GK_WIDE_OUTPUTS, GK_TILE_LIMITS, GK_TILES(tile, T), GK_TILES(weight_tile, T), GK_ROWS,       \
       {nullptr, row_tile<T, GK_ROWS, 1>, row_tile<T, GK_ROWS, 2>, row_tile<T, GK_ROWS, 3>}, GK_PART_TILES(T),      \
-      pick_cells<T>, interleave<T>, deinterleave<T>, add_lanes<T>};
+      pick_cells<T>, interleave<T>, deinterleave<T>, copy_rows<T>, add_lanes<T>};
 // clang-format on
 GK_CONV_TABLE(float, conv_float)
 GK_CONV_TABLE(double, conv_double)

@@ -95,6 +95,20 @@ static void deinterleave(const T* src, int64_t stride, int64_t count, T* const* 
   }
 }
 
+template <class T>
+static void copy_rows(const T* src, int64_t src_row, int64_t rows, int64_t width, T* dst, int64_t dst_row) {
+  constexpr int L = Simd<T>::lanes;
+  for (int64_t r = 0; r < rows; ++r, src += src_row, dst += dst_row) {
+    if (width < L)
+      for (int64_t i = 0; i < width; ++i) dst[i] = src[i];
+    else
+      for (int64_t i = 0; i < width; i += L) {
+        const int64_t at = i + L <= width ? i : width - L;  // the last vector overlaps the one before it
+        store(dst + at, load(src + at));
+      }
+  }
+}
+
 // Halves are added until one is left, for a vector of sums at a time and then for the rest in the same order.
 template <class T>
 static void add_lanes(const T* src, int64_t count, T* sums) {
