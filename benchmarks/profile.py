@@ -20,7 +20,7 @@ from benchmarks.workloads import WORKLOADS, our_step
 from gankernels.backends import cpu, registry
 
 OPTIONAL = (
-    "conv_epilogue", "conv_transpose_epilogue", "upsample_conv_epilogue", "matmul_epilogue",
+    "conv_gradients", "conv_epilogue", "conv_transpose_epilogue", "upsample_conv_epilogue", "matmul_epilogue",
     "epilogue", "epilogue_backward", "norm_epilogue", "norm_epilogue_backward",
 )  # fmt: skip
 PRODUCTS = {"conv": 1, "conv_transpose": 1, "conv_weight": 2, "upsample_conv": 1, "upsample_conv_transpose": 1,
@@ -59,6 +59,8 @@ class Line:
 def flops_of(kernel: str, arrays: list[Any]) -> float:
     """Of the direct algorithm for convolutions and products; 0 for others."""
     kernel = kernel.removesuffix("_epilogue")
+    if kernel == "conv_gradients":  # x, w, y, gx, gw
+        return 2.0 * flops_of("conv_weight", [arrays[0], arrays[2], arrays[4]])
     if kernel in PRODUCTS:
         w = arrays[PRODUCTS[kernel]]
         y = arrays[2 if kernel.endswith("conv") else 0 if kernel.endswith("transpose") else 1]

@@ -72,11 +72,14 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
 
 #include "bind_kernels.inc"
   GK_BIND(m, epilogue);
+  GK_BIND(m, conv_gradients);
 
   bind_memory(m);
   bind_optim_factors(m);
   m.def("conv_plan_float32", &conv_plan<float>, "(path, estimates of the paths) for (geometry, slot, asked)");
   m.def("conv_plan_float64", &conv_plan<double>);
+  m.def("conv_gradients_share_float32", &cpu::conv_gradients_share<float>, "for (geometry, asked)");
+  m.def("conv_gradients_share_float64", &cpu::conv_gradients_share<double>);
   m.def("num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads);
   m.def("isa", &cpu::isa_name, "the instruction set in use");

@@ -107,9 +107,22 @@ void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry
   run<T>(paths, x, y, w, g, ConvSlot::w, a);
 }
 
-#define GK_INSTANTIATE(T)                                                                                     \
-  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);           \
-  template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm); \
+template <class T>
+void conv_gradients(View<const T> x, View<const T> w, View<const T> y, View<T> gx, View<T> gw, const ConvGeometry& g,
+                    ConvAlgorithm a) {
+  if (!conv_gradients_share<T>(g, a)) {
+    conv_transpose<T>(y, w, gx, g, a);
+    return conv_weight<T>(x, y, gw, g, a);
+  }
+  const Inline small(conv_work(g) < kSmallWork);
+  conv_gradients_fft<T>(x.volume(), w.volume(), y.volume(), gx.volume(), gw.volume(), g);
+}
+
+#define GK_INSTANTIATE(T)                                                                                             \
+  template void conv_gradients<T>(View<const T>, View<const T>, View<const T>, View<T>, View<T>, const ConvGeometry&, \
+                                  ConvAlgorithm);                                                                     \
+  template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);                   \
+  template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);         \
   template void conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

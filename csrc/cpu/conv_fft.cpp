@@ -38,104 +38,157 @@ class FftConv {
         scale_(static_cast<T>(1.0 / (4.0 * static_cast<double>(window_.n[0] * window_.n[1] * window_.n[2])))) {}
 
   // Slot y of one group, or with transposed weights slot x: `from` and `to` are the operands of the images.
-  void gather(const Operand<const T>& from, View<const T> w, const Operand<T>& to, bool transposed) {
-    const int64_t inputs = from.v.shape[1], outputs = to.v.shape[1];
-    const int tile = channel_tile(outputs, lanes_);
-    const Pairs pairs = tiled_pairs(w.shape[0], w.shape[1], tile, transposed, lanes_);
-    const Spectrum<T> ws = spectrum(pairs.lines, g_.kernel[0], ReadBy::columns);
-    planes_.forward(pair_volumes(w, pairs), pairs.lines, ws);
-    const int64_t round = blocks_at_once(inputs * from.extent[0] + outputs * to.extent[0]);
-    const Spectrum<T> in = spectrum(lines_of(0, round, inputs, 1, false), from.extent[0], ReadBy::columns);
-    const Spectrum<T> out = spectrum(lines_of(0, round, outputs, 1, false), to.extent[0], ReadBy::planes);
+  void gather(const Operand<const T>& from, View<const T> w, const Operand<T>& to, bool transposed) const {
+    const Weights weights(*this, w, transposed);
+    const int64_t round = blocks_at_once(from, to);
+    const Spectrum<T> in = image_spectrum(from, round, ReadBy::columns);
+    const Spectrum<T> out = image_spectrum(to, round, ReadBy::planes);
     for (int64_t first = 0; first < blocks_; first += round) {
       const int64_t last = std::min(first + round, blocks_);
-      forward(from, first, last, 1, false, in);
-      // per frequency: real and imaginary parts of all channels, an odd number of vectors apart
-      const int64_t in_part = parts(inputs), out_part = parts(outputs), w_step = (pairs.lines | 1) * vector_;
-      columns([&](int64_t fw, int64_t fh) {
-        Scratch<T> a((2 * n() + 1) * in_part), b((2 * n() + 1) * out_part), weights(n() * w_step),
-            work(2 * n() * vector_);
-        for (int64_t j = 0; j < pairs.lines; ++j)
-          into_depth(ws, fw, fh, j, {0, g_.kernel[0]}, weights.get() + j * vector_, lanes_, w_step, work.get());
-        for (int64_t block = first; block < last; ++block) {
-          const int64_t images = images_of(block);
-          columns_into_depth(in, fw, fh, (block - first) * inputs, lines({images, inputs, 0}), from, a.get(), in_part,
-                             work.get());
-          const int64_t xr = transposed ? 0 : in_part, yr = transposed ? 0 : out_part;  // i*conj(x) exchanges the parts
-          for (int64_t f = 0; f < n(); ++f) {
-            const T* x = a.get() + 2 * f * in_part;
-            T* y = b.get() + 2 * f * out_part;
-            table_.products(x + xr, x + in_part - xr, images, inputs, weights.get() + f * w_step, tile, y + yr,
-                            y + out_part - yr, outputs);
-          }
-          for (int64_t j = 0; j < lines({images, outputs, 0}); ++j)
-            out_of_depth(b.get() + j * lanes_, out_part, {to.first[0], to.extent[0]},
-                         out.at(fw, fh, (block - first) * outputs + j, 0), column_stride(out), work.get(), out.large());
-        }
-        table_.settle();
-      });
-      planes_.inverse(out, lines_of(first, last, outputs, 1, false), image_volumes(to, first, last, 1, false), scale_);
+      forward(from, first, last, in);
+      multiply(in, from, weights, out, to, first, last);
+      inverse(out, to, first, last);
     }
   }
 
-  // Slot w of one group: x conj(y), or the conjugate of y conj(x). Channels of the first become lanes.
-  void weight(const Operand<const T>& x, const Operand<const T>& y, View<T> w) {
-    const bool y_first = channels_first(y.v.shape[1], x.v.shape[1]);
-    const Operand<const T>&p = y_first ? y : x, &q = y_first ? x : y;
-    const int64_t ps = p.v.shape[1], qs = q.v.shape[1];
-    const int tile = channel_tile(ps, lanes_);
-    const int64_t shared = lanes_ / tile;  // images in a vector
-    Pairs pairs;
-    for (int64_t b = 0; b < qs; ++b)
-      for (int64_t a = 0; a < ceil_div(ps, tile) * tile; ++a)
-        if (a >= ps)
-          pairs.add(-1, -1);
-        else
-          y_first ? pairs.add(a, b) : pairs.add(b, a);
-    pairs.finish(lanes_);
-    const Spectrum<T> ws = spectrum(pairs.lines, g_.kernel[0], ReadBy::planes);
-    const int64_t round = blocks_at_once(ps * p.extent[0] + qs * q.extent[0]);
-    const Spectrum<T> p_in = spectrum(lines_of(0, round, ps, shared, false), p.extent[0], ReadBy::columns);
-    const Spectrum<T> q_in = spectrum(lines_of(0, round, qs, shared, true), q.extent[0], ReadBy::columns);
+  // Slot w of one group.
+  void weight(const Operand<const T>& x, const Operand<const T>& y, View<T> w) const {
+    const WeightSums sums(*this, x.v.shape[1], y.v.shape[1]);
+    const int64_t round = blocks_at_once(x, y);
+    const Spectrum<T> xs = image_spectrum(x, round, ReadBy::columns), ys = image_spectrum(y, round, ReadBy::columns);
     for (int64_t first = 0; first < blocks_; first += round) {
       const int64_t last = std::min(first + round, blocks_);
-      forward(p, first, last, shared, false, p_in);
-      forward(q, first, last, shared, true, q_in);
-      const int64_t p_part = parts(ps), q_part = parts(qs), w_part = parts(pairs.lines);
-      columns([&](int64_t fw, int64_t fh) {
-        Scratch<T> a((2 * n() + 1) * p_part), b((2 * n() + 1) * q_part), sums((2 * n() + 1) * w_part);
-        const Cells kernel = along_column({0, g_.kernel[0]});
-        Scratch<T> work(2 * n() * vector_), part(kernel.extent * vector_);
-        std::fill_n(sums.get(), 2 * n() * w_part, T(0));
-        for (int64_t block = first; block < last; ++block) {
-          const Block pb = block_of(block, ps, shared, false), qb = block_of(block, qs, shared, true);
-          columns_into_depth(p_in, fw, fh, (block - first) * ps, lines(pb), p, a.get(), p_part, work.get());
-          columns_into_depth(q_in, fw, fh, (block - first) * qs, lines(qb), q, b.get(), q_part, work.get());
-          for (int64_t f = 0; f < n(); ++f) {
-            const T *pf = a.get() + 2 * f * p_part, *qf = b.get() + 2 * f * q_part;
-            T* to = sums.get() + 2 * f * w_part;
-            table_.outer(pf, pf + p_part, pb.images, ps, tile, qf, qf + q_part, qs, T(y_first ? -1 : 1), to,
-                         to + w_part);
-          }
-        }
-        for (int64_t j = 0; j < pairs.lines; ++j) {
-          T* to = ws.at(fw, fh, j, 0);
-          const T* from = sums.get() + j * lanes_;
-          const int64_t stride = column_stride(ws);
-          if (first == 0) {
-            out_of_depth(from, w_part, kernel, to, stride, work.get());
-            continue;
-          }
-          out_of_depth(from, w_part, kernel, part.get(), vector_, work.get());
-          for (int64_t k = 0; k < kernel.extent; ++k)
-            for (int64_t i = 0; i < vector_; ++i) to[k * stride + i] += part.get()[k * vector_ + i];
-        }
-      });
+      forward(x, first, last, xs);
+      forward(y, first, last, ys);
+      correlate(xs, x, ys, y, sums, first, last);
     }
-    planes_.inverse(ws, pairs.lines, pair_volumes(w, pairs), scale_);
+    inverse(sums, w);
+  }
+
+  // gather of y into gx with transposed weights, and weight of x and y, where y is transformed along W and H once.
+  void gradients(const Operand<const T>& x, View<const T> w, const Operand<const T>& y, const Operand<T>& gx,
+                 View<T> gw) const {
+    const Weights weights(*this, w, true);
+    const WeightSums sums(*this, x.v.shape[1], y.v.shape[1]);
+    const int64_t round = blocks_at_once(x, y);
+    const Spectrum<T> ys = image_spectrum(y, round, ReadBy::columns);
+    for (int64_t first = 0; first < blocks_; first += round) {
+      const int64_t last = std::min(first + round, blocks_);
+      forward(y, first, last, ys);
+      {
+        const Spectrum<T> out = image_spectrum(gx, round, ReadBy::planes);
+        multiply(ys, y, weights, out, gx, first, last);
+        inverse(out, gx, first, last);
+      }
+      const Spectrum<T> xs = image_spectrum(x, round, ReadBy::columns);  // in the memory of `out`
+      forward(x, first, last, xs);
+      correlate(xs, x, ys, y, sums, first, last);
+    }
+    inverse(sums, gw);
   }
 
  private:
+  // ---- products of columns ---------------------------------------------------------------------------------------
+  // Planes of the weights, in the order of FftTable::products.
+  struct Weights {
+    const bool transposed;
+    const int tile;
+    const Pairs pairs;
+    const Spectrum<T> spectrum;
+
+    Weights(const FftConv& fft, View<const T> w, bool transpose)
+        : transposed(transpose),
+          tile(channel_tile(w.shape[transpose ? 1 : 0], fft.lanes_)),
+          pairs(tiled_pairs(w.shape[0], w.shape[1], tile, transpose, fft.lanes_)),
+          spectrum(fft.spectrum(pairs.lines, fft.g_.kernel[0], ReadBy::columns)) {
+      fft.planes_.forward(pair_volumes(w, pairs), pairs.lines, spectrum);
+    }
+  };
+
+  void multiply(const Spectrum<T>& in, const Operand<const T>& from, const Weights& w, const Spectrum<T>& out,
+                const Operand<T>& to, int64_t first, int64_t last) const {
+    const int64_t inputs = from.v.shape[1], outputs = to.v.shape[1], pairs = w.pairs.lines;
+    // per frequency: real and imaginary parts of all channels, an odd number of vectors apart
+    const int64_t in_part = parts(inputs), out_part = parts(outputs), w_step = (pairs | 1) * vector_;
+    columns([&](int64_t fw, int64_t fh) {
+      Scratch<T> a((2 * n() + 1) * in_part), b((2 * n() + 1) * out_part), weights(n() * w_step),
+          work(2 * n() * vector_);
+      for (int64_t j = 0; j < pairs; ++j)
+        into_depth(w.spectrum, fw, fh, j, {0, g_.kernel[0]}, weights.get() + j * vector_, lanes_, w_step, work.get());
+      for (int64_t block = first; block < last; ++block) {
+        columns_into_depth(in, fw, fh, block, first, from, a.get(), in_part, work.get());
+        // i*conj(x) exchanges the parts
+        const int64_t xr = w.transposed ? 0 : in_part, yr = w.transposed ? 0 : out_part;
+        for (int64_t f = 0; f < n(); ++f) {
+          const T* x = a.get() + 2 * f * in_part;
+          T* y = b.get() + 2 * f * out_part;
+          table_.products(x + xr, x + in_part - xr, images_of(block), inputs, weights.get() + f * w_step, w.tile,
+                          y + yr, y + out_part - yr, outputs);
+        }
+        for (int64_t j = 0; j < lines(block, outputs); ++j)
+          out_of_depth(b.get() + j * lanes_, out_part, {to.first[0], to.extent[0]},
+                       out.at(fw, fh, (block - first) * outputs + j, 0), column_stride(out), work.get(), out.large());
+      }
+      table_.settle();
+    });
+  }
+
+  // Planes of the weights' sums over images: x conj(y), or the conjugate of y conj(x). Channels of the first are lanes.
+  struct WeightSums {
+    const bool y_first;
+    const int64_t lane_channels;
+    const int tile;
+    const Pairs pairs;
+    const Spectrum<T> spectrum;
+
+    WeightSums(const FftConv& fft, int64_t x_channels, int64_t y_channels)
+        : y_first(fft.channels_first(y_channels, x_channels)),
+          lane_channels(y_first ? y_channels : x_channels),
+          tile(channel_tile(lane_channels, fft.lanes_)),
+          pairs(lane_pairs(lane_channels, y_first ? x_channels : y_channels, tile, y_first, fft.lanes_)),
+          spectrum(fft.spectrum(pairs.lines, fft.g_.kernel[0], ReadBy::planes)) {}
+  };
+
+  void correlate(const Spectrum<T>& xs, const Operand<const T>& x, const Spectrum<T>& ys, const Operand<const T>& y,
+                 const WeightSums& w, int64_t first, int64_t last) const {
+    const Operand<const T>&p = w.y_first ? y : x, &q = w.y_first ? x : y;
+    const Spectrum<T>&p_in = w.y_first ? ys : xs, &q_in = w.y_first ? xs : ys;
+    const int64_t ps = p.v.shape[1], qs = q.v.shape[1];
+    const int64_t p_part = parts(ps), q_part = parts(qs), w_part = parts(w.pairs.lines);
+    columns([&](int64_t fw, int64_t fh) {
+      Scratch<T> a((2 * n() + 1) * p_part), b((2 * n() + 1) * q_part), sums((2 * n() + 1) * w_part);
+      const Cells kernel = along_column({0, g_.kernel[0]});
+      Scratch<T> work(2 * n() * vector_), part(kernel.extent * vector_);
+      std::fill_n(sums.get(), 2 * n() * w_part, T(0));
+      for (int64_t block = first; block < last; ++block) {
+        columns_into_depth(p_in, fw, fh, block, first, p, a.get(), p_part, work.get());
+        columns_into_depth(q_in, fw, fh, block, first, q, b.get(), q_part, work.get());
+        for (int64_t f = 0; f < n(); ++f) {
+          const T *pf = a.get() + 2 * f * p_part, *qf = b.get() + 2 * f * q_part;
+          T* to = sums.get() + 2 * f * w_part;
+          table_.outer(pf, pf + p_part, images_of(block), ps, w.tile, qf, qf + q_part, qs, T(w.y_first ? -1 : 1), to,
+                       to + w_part);
+        }
+      }
+      for (int64_t j = 0; j < w.pairs.lines; ++j) {
+        T* to = w.spectrum.at(fw, fh, j, 0);
+        const T* from = sums.get() + j * lanes_;
+        const int64_t stride = column_stride(w.spectrum);
+        if (first == 0) {
+          out_of_depth(from, w_part, kernel, to, stride, work.get());
+          continue;
+        }
+        out_of_depth(from, w_part, kernel, part.get(), vector_, work.get());
+        for (int64_t k = 0; k < kernel.extent; ++k)
+          for (int64_t i = 0; i < vector_; ++i) to[k * stride + i] += part.get()[k * vector_ + i];
+      }
+    });
+  }
+
+  void inverse(const WeightSums& sums, View<T> w) const {
+    planes_.inverse(sums.spectrum, sums.pairs.lines, pair_volumes(w, sums.pairs), scale_);
+  }
+
   int64_t n() const { return depth_.get().n; }
   // Whether the channels `a` rather than `b` become lanes: fewer lanes idle, else fewer images share a vector.
   bool channels_first(int64_t a, int64_t b) const {
@@ -146,41 +199,41 @@ class FftConv {
     return std::make_pair(pairs(a, b), -a) < std::make_pair(pairs(b, a), -b);
   }
 
-  // ---- images in the lanes ---------------------------------------------------------------------------------------
+  // ---- images in the lanes: image after image, so that the channels of one are neighbours ------------------------
   int64_t images_of(int64_t block) const { return std::min<int64_t>(lanes_, g_.batch - block * lanes_); }
-  Block block_of(int64_t block, int64_t channels, int64_t shared, bool by_channel) const {
-    const int64_t images = images_of(block);
-    return {images, channels, by_channel ? ceil_div(images, shared) * shared : 0};
-  }
-  int64_t lines(const Block& b) const { return ceil_div(b.volumes(), lanes_); }
+  int64_t lines(int64_t block, int64_t channels) const { return ceil_div(images_of(block) * channels, lanes_); }
   // Only the last block of all may have fewer lines than channels.
-  int64_t lines_of(int64_t first, int64_t last, int64_t channels, int64_t shared, bool by_channel) const {
-    return (last - 1 - first) * channels + lines(block_of(last - 1, channels, shared, by_channel));
+  int64_t lines_of(int64_t first, int64_t last, int64_t channels) const {
+    return (last - 1 - first) * channels + lines(last - 1, channels);
   }
 
   template <class U>
-  LaneVolumes<U> image_volumes(const Operand<U>& a, int64_t first, int64_t last, int64_t shared,
-                               bool by_channel) const {
+  LaneVolumes<U> image_volumes(const Operand<U>& a, int64_t first, int64_t last) const {
+    const int64_t channels = a.v.shape[1];
     LaneVolumes<U> v = volumes(a);
-    for (int64_t b = first; b < last; ++b) {
-      const Block block = block_of(b, a.v.shape[1], shared, by_channel);
-      for (int64_t e = 0; e < lines(block) * lanes_; ++e) {
-        const int64_t image = block.image(e);
-        const bool any = e < block.volumes() && image < block.images;
-        v.base.push_back(any ? origin(a) + (b * lanes_ + image) * a.v.stride[0] + block.channel(e) * a.v.stride[1]
+    for (int64_t b = first; b < last; ++b)
+      for (int64_t e = 0; e < lines(b, channels) * lanes_; ++e) {
+        const int64_t image = e / channels;
+        v.base.push_back(image < images_of(b)
+                             ? origin(a) + (b * lanes_ + image) * a.v.stride[0] + e % channels * a.v.stride[1]
                              : nullptr);
       }
-    }
     return v;
   }
 
-  void forward(const Operand<const T>& a, int64_t first, int64_t last, int64_t shared, bool by_channel,
-               const Spectrum<T>& to) const {
-    planes_.forward(image_volumes(a, first, last, shared, by_channel),
-                    lines_of(first, last, a.v.shape[1], shared, by_channel), to);
+  template <class U>
+  Spectrum<T> image_spectrum(const Operand<U>& a, int64_t blocks, ReadBy order) const {
+    return spectrum(lines_of(0, blocks, a.v.shape[1]), a.extent[0], order);
   }
 
-  // ---- spectra ---------------------------------------------------------------------------------------------------
+  void forward(const Operand<const T>& a, int64_t first, int64_t last, const Spectrum<T>& to) const {
+    planes_.forward(image_volumes(a, first, last), lines_of(first, last, a.v.shape[1]), to);
+  }
+
+  void inverse(const Spectrum<T>& from, const Operand<T>& a, int64_t first, int64_t last) const {
+    planes_.inverse(from, lines_of(first, last, a.v.shape[1]), image_volumes(a, first, last), scale_);
+  }
+
   Spectrum<T> spectrum(int64_t lines, int64_t depth, ReadBy order) const {
     return Spectrum<T>(window_.frequencies(), window_.n[1], lines, depth, lanes_, flat_ ? ReadBy::planes : order);
   }
@@ -188,7 +241,9 @@ class FftConv {
   // From the real parts of one frequency to its imaginary parts: a vector more, for what reads or writes beyond them.
   int64_t parts(int64_t lines) const { return ((lines + 1) | 1) * lanes_; }
 
-  int64_t blocks_at_once(int64_t planes) const {
+  template <class A, class B>
+  int64_t blocks_at_once(const Operand<A>& a, const Operand<B>& b) const {
+    const int64_t planes = a.v.shape[1] * a.extent[0] + b.v.shape[1] * b.extent[0];
     const int64_t bytes =
         Spectrum<T>::elements(window_.frequencies(), window_.n[1], planes, 1, lanes_) * static_cast<int64_t>(sizeof(T));
     return std::max<int64_t>(1, std::min(blocks_, kRoundBytes / bytes));
@@ -222,10 +277,13 @@ class FftConv {
         fetching(fft_line(to, part, step, 0, n()), vector_), work);
   }
 
-  void columns_into_depth(const Spectrum<T>& from, int64_t fw, int64_t fh, int64_t line, int64_t count,
+  // The column of a block, of a spectrum that begins with block `first`.
+  void columns_into_depth(const Spectrum<T>& from, int64_t fw, int64_t fh, int64_t block, int64_t first,
                           const Operand<const T>& a, T* to, int64_t part, T* work) const {
-    for (int64_t j = 0; j < count; ++j)
-      into_depth(from, fw, fh, line + j, {a.first[0], a.extent[0]}, to + j * lanes_, part, 2 * part, work);
+    const int64_t channels = a.v.shape[1];
+    for (int64_t j = 0; j < lines(block, channels); ++j)
+      into_depth(from, fw, fh, (block - first) * channels + j, {a.first[0], a.extent[0]}, to + j * lanes_, part,
+                 2 * part, work);
   }
 
   void out_of_depth(const T* from, int64_t part, const Cells& cells, T* to, int64_t stride, T* work,
@@ -305,20 +363,25 @@ double fft_whole_cost(const ConvGeometry& g) {
 
 template <class T>
 void fft_whole(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
-  FftConv<T> fft(g);
+  const FftConv<T> fft(g);
   const Window window(g);
   for (int64_t i = 0; i < g.groups; ++i)
     fft.gather(window_of_x(group_of(x, 1, i, g.groups), window, g), group_of(w, 0, i, g.groups),
                whole(group_of(y, 1, i, g.groups)), false);
 }
 
+// Does every cell of x meet some output and tap?
+bool sees_all_of_x(const Window& window, const ConvGeometry& g) {
+  bool all = true;
+  for (int i = 0; i < 3; ++i) all = all && window.begin[i] == 0 && window.end[i] == g.x[i];
+  return all;
+}
+
 template <class T>
 void fft_whole_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  FftConv<T> fft(g);
+  const FftConv<T> fft(g);
   const Window window(g);
-  bool covered = true;
-  for (int i = 0; i < 3; ++i) covered = covered && window.begin[i] == 0 && window.end[i] == g.x[i];
-  if (!covered) fill<T>(x, 0.0);
+  if (!sees_all_of_x(window, g)) fill<T>(x, 0.0);
   for (int64_t i = 0; i < g.groups; ++i)
     fft.gather(whole(group_of(y, 1, i, g.groups)), group_of(w, 0, i, g.groups),
                window_of_x(group_of(x, 1, i, g.groups), window, g), true);
@@ -326,19 +389,33 @@ void fft_whole_transpose(View<const T> y, View<const T> w, View<T> x, const Conv
 
 template <class T>
 void fft_whole_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
-  FftConv<T> fft(g);
+  const FftConv<T> fft(g);
   const Window window(g);
   for (int64_t i = 0; i < g.groups; ++i)
     fft.weight(window_of_x(group_of(x, 1, i, g.groups), window, g), whole(group_of(y, 1, i, g.groups)),
                group_of(w, 0, i, g.groups));
 }
 
-#define GK_INSTANTIATE(T)                                                                           \
-  template bool fft_whole_covers<T>(const ConvGeometry&);                                           \
-  template double fft_whole_cost<T>(const ConvGeometry&);                                           \
-  template void fft_whole<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
-  template void fft_whole_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
-  template void fft_whole_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
+template <class T>
+void fft_whole_gradients(View<const T> x, View<const T> w, View<const T> y, View<T> gx, View<T> gw,
+                         const ConvGeometry& g) {
+  const FftConv<T> fft(g);
+  const Window window(g);
+  if (!sees_all_of_x(window, g)) fill<T>(gx, 0.0);
+  for (int64_t i = 0; i < g.groups; ++i)
+    fft.gradients(window_of_x(group_of(x, 1, i, g.groups), window, g), group_of(w, 0, i, g.groups),
+                  whole(group_of(y, 1, i, g.groups)), window_of_x(group_of(gx, 1, i, g.groups), window, g),
+                  group_of(gw, 0, i, g.groups));
+}
+
+#define GK_INSTANTIATE(T)                                                                             \
+  template bool fft_whole_covers<T>(const ConvGeometry&);                                             \
+  template double fft_whole_cost<T>(const ConvGeometry&);                                             \
+  template void fft_whole<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);             \
+  template void fft_whole_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);   \
+  template void fft_whole_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);      \
+  template void fft_whole_gradients<T>(View<const T>, View<const T>, View<const T>, View<T>, View<T>, \
+                                       const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 

@@ -258,11 +258,25 @@ void conv_weight_fft(View<const T> x, View<const T> y, View<T> w, const ConvGeom
   add(readable(more), w);
 }
 
-#define GK_INSTANTIATE(T)                                                                          \
-  template bool conv_fft_covers<T>(const ConvGeometry&);                                           \
-  template double conv_fft_cost<T>(const ConvGeometry&);                                           \
-  template void conv_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
-  template void conv_transpose_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
+template <class T>
+bool conv_gradients_fft_covers(const ConvGeometry& g) {
+  return conv_fft_covers<T>(g) && !is_strided(g) && fft_whole_covers<T>(g);
+}
+
+template <class T>
+void conv_gradients_fft(View<const T> x, View<const T> w, View<const T> y, View<T> gx, View<T> gw,
+                        const ConvGeometry& g) {
+  fft_whole_gradients<T>(x, w, y, gx, gw, g);
+}
+
+#define GK_INSTANTIATE(T)                                                                            \
+  template bool conv_gradients_fft_covers<T>(const ConvGeometry&);                                   \
+  template void conv_gradients_fft<T>(View<const T>, View<const T>, View<const T>, View<T>, View<T>, \
+                                      const ConvGeometry&);                                          \
+  template bool conv_fft_covers<T>(const ConvGeometry&);                                             \
+  template double conv_fft_cost<T>(const ConvGeometry&);                                             \
+  template void conv_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);             \
+  template void conv_transpose_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);   \
   template void conv_weight_fft<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)

@@ -17,5 +17,9 @@ template <class T>
 void fft_whole_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
 template <class T>
 void fft_whole_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+// Both of them, to the same bits.
+template <class T>
+void fft_whole_gradients(View<const T> x, View<const T> w, View<const T> y, View<T> gx, View<T> gw,
+                         const ConvGeometry& g);
 
 }  // namespace gk::cpu

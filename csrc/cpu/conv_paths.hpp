@@ -77,5 +77,11 @@ template <class T>
 void conv_transpose_fft(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
 template <class T>
 void conv_weight_fft(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+// Is y transformed only once by this one? It gives the bits of the other two.
+template <class T>
+bool conv_gradients_fft_covers(const ConvGeometry& g);
+template <class T>
+void conv_gradients_fft(View<const T> x, View<const T> w, View<const T> y, View<T> gx, View<T> gw,
+                        const ConvGeometry& g);
 
 }  // namespace gk::cpu

@@ -296,9 +296,21 @@ ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm aske
   return path;
 }
 
+template <class T>
+bool conv_gradients_share(const ConvGeometry& g, ConvAlgorithm asked) {
+  for (const ConvSlot slot : {ConvSlot::x, ConvSlot::w}) {
+    const bool measured = asked == ConvAlgorithm::measured || asked == ConvAlgorithm::measured_fast;
+    ConvAlgorithm path;
+    if (measured && !conv_plan_known<T>(g, slot, asked, &path)) return false;
+    if (conv_plan<T>(g, slot, asked) != ConvAlgorithm::fft) return false;
+  }
+  return conv_gradients_fft_covers<T>(g);
+}
+
 #define GK_INSTANTIATE(T)                                                                             \
   template std::vector<ConvEstimate> conv_estimates<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm); \
   template ConvAlgorithm conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm);                  \
+  template bool conv_gradients_share<T>(const ConvGeometry&, ConvAlgorithm);                          \
   template void remember_conv_plan<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm, ConvAlgorithm);   \
   template bool conv_plan_known<T>(const ConvGeometry&, ConvSlot, ConvAlgorithm, ConvAlgorithm*);
 GK_INSTANTIATE(float)

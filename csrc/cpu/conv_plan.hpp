@@ -41,6 +41,10 @@ bool rounds_to_bf16(ConvAlgorithm asked) {
 template <class T>
 ConvAlgorithm conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked);
 
+// Do both gradients go through spectra of y that they can share?
+template <class T>
+bool conv_gradients_share(const ConvGeometry& g, ConvAlgorithm asked);
+
 // The outcome of a measurement.
 template <class T>
 void remember_conv_plan(const ConvGeometry& g, ConvSlot slot, ConvAlgorithm asked, ConvAlgorithm path);

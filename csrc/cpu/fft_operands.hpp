@@ -71,6 +71,19 @@ inline Pairs tiled_pairs(int64_t outputs, int64_t inputs, int tile, bool transpo
   return pairs;
 }
 
+// Of channels `b` in turn with all channels `a` in the lanes, padded to whole tiles; a: outputs or inputs.
+inline Pairs lane_pairs(int64_t as, int64_t bs, int tile, bool outputs_first, int lanes) {
+  Pairs pairs;
+  for (int64_t b = 0; b < bs; ++b)
+    for (int64_t a = 0; a < ceil_div(as, tile) * tile; ++a)
+      if (a >= as)
+        pairs.add(-1, -1);
+      else
+        outputs_first ? pairs.add(a, b) : pairs.add(b, a);
+  pairs.finish(lanes);
+  return pairs;
+}
+
 template <class T>
 struct Operand {
   View<T> v;
@@ -112,15 +125,5 @@ LaneVolumes<T> pair_volumes(View<T> w, const Pairs& pairs) {
                                          : w.data + pairs.output[i] * w.stride[0] + pairs.input[i] * w.stride[1]);
   return v;
 }
-
-// How the channels of a block of up to `lanes` images lie in the lanes. row 0: image after image, so that the channels
-// of one are neighbours; else channel after channel, each `row` images (and nothing) long.
-struct Block {
-  int64_t images, channels, row;
-
-  int64_t volumes() const { return channels * (row == 0 ? images : row); }
-  int64_t image(int64_t e) const { return row == 0 ? e / channels : e % row; }
-  int64_t channel(int64_t e) const { return row == 0 ? e % channels : e / row; }
-};
 
 }  // namespace gk::cpu

@@ -5,7 +5,7 @@ Each rule is made of operations again, so every one of them can be differentiate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gankernels.autograd.tape import Tensor, is_recording, pull_back, record, recording
@@ -32,21 +32,47 @@ class Form:
     def __init__(self, name: str, **kernels: Kernel) -> None:
         self.name = name
         self.kernels = kernels
+        self._together: dict[tuple[str, ...], Kernel] = {}
+
+    def together(self, *slots: str) -> Callable[[Kernel], Kernel]:
+        """Decorate a kernel that opens several slots at once, for gradients that are asked for together.
+
+        kernel(*all_slots_in_order, params) computes their arrays from the others: one slot is left to another opening.
+        None says that the slots are better opened one by one. The arrays are those of the single kernels.
+        """
+
+        def register(kernel: Kernel) -> Kernel:
+            self._together[slots] = kernel
+            return kernel
+
+        return register
 
     def open(self, slot: str, params: Any = None, **filled: Tensor) -> Tensor:
         """Apply the operation that leaves `slot` open to the tensors in the other slots."""
+        array = self.kernels[slot](*(filled[s].data for s in self.kernels if s != slot), params)
+        return self._opened(slot, params, array, filled)
+
+    def _opened(self, slot: str, params: Any, array: Any, filled: Mapping[str, Tensor]) -> Tensor:
+        """What a kernel computed for a slot, as an operation on the tensors in the others."""
         slots = [s for s in self.kernels if s != slot]
-        inputs = tuple(filled[s] for s in slots)
 
         def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
-            full = {**filled, slot: ct}
-            return [
-                self.open(s, params, **{k: full[k] for k in self.kernels if k != s}) if wanted else None
-                for s, wanted in zip(slots, want, strict=True)
-            ]
+            return self.gradients(slots, want, params, {**filled, slot: ct})
 
-        array = self.kernels[slot](*(t.data for t in inputs), params)
-        return record(f"{self.name}.{slot}", array, inputs, rule)
+        return record(f"{self.name}.{slot}", array, tuple(filled[s] for s in slots), rule)
+
+    def gradients(
+        self, slots: Sequence[str], want: Sequence[bool], params: Any, full: Mapping[str, Tensor]
+    ) -> list[Tensor | None]:
+        """Open each of the slots that is wanted, given the tensors in all: the cotangent is in the one left."""
+        wanted = tuple(s for s, w in zip(slots, want, strict=True) if w)
+        kernel = self._together.get(wanted)
+        arrays = None if kernel is None else kernel(*(full[s].data for s in self.kernels), params)
+        found = {}
+        for i, s in enumerate(wanted):
+            others = {k: full[k] for k in self.kernels if k != s}
+            found[s] = self.open(s, params, **others) if arrays is None else self._opened(s, params, arrays[i], others)
+        return [found.get(s) for s in slots]
 
 
 def pointwise(name: str, kernel: Kernel, derivative: Callable[..., Tensor | None]) -> Callable[..., Tensor]:

@@ -45,6 +45,15 @@ if TYPE_CHECKING:
         """One of these."""
 
 
+conv_gradients = native.conv_gradients
+
+
+def conv_gradients_share(pod: Any, algorithm: int, dtype: DTypeLike) -> bool:
+    """Whether conv_gradients (conv_transpose and conv_weight of one y, the same bits) has less to do than the two."""
+    of = native.conv_gradients_share_float64 if np.dtype(dtype) == np.float64 else native.conv_gradients_share_float32
+    return bool(of(pod, algorithm))
+
+
 # ---- arrays --------------------------------------------------------------------------------------------------------
 def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """An uninitialised array; MemoryError if it is larger than this machine's memory, whatever it may overcommit."""

@@ -151,6 +151,20 @@ def _open_w(x: Any, y: Any, g: ConvGeometry) -> Any:
 _conv = Form("conv", x=_open_x, w=_open_w, y=_open_y)
 
 
+@_conv.together("x", "w")
+def _open_x_and_w(x: Any, w: Any, y: Any, g: ConvGeometry) -> tuple[Any, Any] | None:
+    """Where both go through the spectra of y, they are computed once."""
+    backend, algorithm = backend_of(y), algorithm_code()
+    share = getattr(backend, "conv_gradients_share", None)
+    if share is None or not share(g.pod, algorithm, y.dtype):
+        return None
+    gx, gw = empty_like(y, g.x_shape), empty_like(y, g.w_shape)
+    for slot in ("x", "w"):
+        log_plan(g, slot, algorithm, y)
+    backend.conv_gradients(x, w, y, gx, gw, g.pod, algorithm)
+    return gx, gw
+
+
 def _flat_local(w: Any, g: ConvGeometry) -> Any:
     """w (O, C/g, *Y, *K) as (O, C/g, P, K): a view when w is contiguous."""
     return backend_of(w).contiguous(w).reshape(*w.shape[:2], prod(g.y), prod(g.kernel))

@@ -143,7 +143,8 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
             sums = empty_like(out, (out.shape[1],)) if wants_bias else none
             backend_of(out).epilogue_backward(_flat(out), _flat(contiguous(ct.data)), _flat(gx), sums, slope, p)
             ct, gbias = Tensor(gx), Tensor(sums) if wants_bias else None
-        return _pulled(form, slot, params, names, filled, ct, want, bias, gbias)
+        grads = form.gradients(names, want[: len(names)], params, {**filled, slot: ct})
+        return grads if bias is None else [*grads, gbias]
 
     inputs = inputs if bias is None else (*inputs, bias)
     joined = "+epilogue" if not idle else "" if bias is None else "+bias"
@@ -152,22 +153,3 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
 
 def _bias_gradient(ct: Tensor) -> Tensor:
     return sum_to(ct, (1, ct.shape[1]) + (1,) * (ct.ndim - 2)).reshape(ct.shape[1])
-
-
-def _pulled(
-    form: Form,
-    slot: str,
-    params: Any,
-    names: list[str],
-    filled: dict[str, Tensor],
-    ct: Tensor,
-    want: Sequence[bool],
-    bias: Tensor | None,
-    gbias: Tensor | None,
-) -> list[Tensor | None]:
-    full = {**filled, slot: ct}
-    grads: list[Tensor | None] = [
-        form.open(s, params, **{k: full[k] for k in form.kernels if k != s}) if wanted else None
-        for s, wanted in zip(names, want, strict=False)
-    ]
-    return grads if bias is None else [*grads, gbias]

@@ -55,8 +55,8 @@ struct FftTable {
   void (*products)(const T* xr, const T* xi, int64_t images, int64_t inputs, const T* w, int tile, T* yr, T* yi,
                    int64_t outputs);
 
-  // sums(j, i) += sum over b of p(b, i) * conj(q(j, b)), imaginary parts times sign; rows of sums are ps numbers and
-  // what fills the last tile, rows of q `images` and zeros up to the next multiple of lanes/tile. images <= lanes.
+  // sums(j, i) += sum over b of p(b, i) * conj(q(b, j)), imaginary parts times sign; rows of sums are ps numbers and
+  // what fills the last tile. images <= lanes. Up to `lanes` numbers behind p and q are read.
   void (*outer)(const T* pr, const T* pi, int64_t images, int64_t ps, int tile, const T* qr, const T* qi, int64_t qs,
                 T sign, T* re_sums, T* im_sums);
 };

@@ -334,18 +334,26 @@ static inline typename Simd<T>::type only_tile(typename Simd<T>::type v, Indices
   return GK_SHUFFLE(v, (typename Simd<T>::type{}), I < TILE ? I : Simd<T>::lanes + I);
 }
 
-// Rows of sums for B channels of q and R tiles of channels of p.
+// The numbers at `at` in images TILE numbers apart, each in TILE lanes.
+template <class T, int TILE, int... I>
+static inline typename Simd<T>::type spread_apart(const T* at, Indices<I...>) {
+  if constexpr (TILE == Simd<T>::lanes) return broadcast(*at);
+  const typename Simd<T>::type v = load(at);
+  return GK_SHUFFLE(v, v, I / TILE * TILE);
+}
+
+// Rows of sums for B channels of q and R tiles of channels of p; groups of Q images are p_step and q_step apart.
 template <class T, int TILE, int B, int R>
 static inline void outer_tile(const T* pr, const T* pi, int64_t groups, int64_t p_step, const T* qr, const T* qi,
                               int64_t q_step, T sign, T* re_sums, T* im_sums, int64_t step) {
-  constexpr int L = Simd<T>::lanes, Q = L / TILE;
+  constexpr int L = Simd<T>::lanes;
   typedef typename Simd<T>::type V;
   const typename Count<L>::type all;
   V re[R][B] = {}, im[R][B] = {};
   for (int64_t g = 0; g < groups; ++g) {
     V a[B], b[B];
     GK_UNROLL for (int j = 0; j < B; ++j) {
-      a[j] = spread<T, TILE>(qr + j * q_step + g * Q, all), b[j] = spread<T, TILE>(qi + j * q_step + g * Q, all);
+      a[j] = spread_apart<T, TILE>(qr + g * q_step + j, all), b[j] = spread_apart<T, TILE>(qi + g * q_step + j, all);
     }
     GK_UNROLL for (int k = 0; k < R; ++k) {
       const V r = load(pr + g * p_step + k * TILE), i = load(pi + g * p_step + k * TILE), minus = -r;
@@ -366,33 +374,49 @@ static inline void outer_tile(const T* pr, const T* pi, int64_t groups, int64_t 
   }
 }
 
+// Up to TILE channels of images that are `channels` numbers apart in memory: where they are TILE apart, and zeros
+// behind the last one up to a multiple of Q images.
+template <class T, int TILE>
+struct ImagesApart {
+  static constexpr int L = Simd<T>::lanes, Q = L / TILE;
+  const T *re, *im;
+  T copy[2][L * TILE + L];
+
+  ImagesApart(const T* from_re, const T* from_im, int64_t images, int64_t channels) : re(from_re), im(from_im) {
+    if (Q == 1 || (channels == TILE && images % Q == 0)) return;
+    const typename Simd<T>::type none = {};
+    for (int64_t b = 0; b < images; ++b) {
+      store(copy[0] + b * TILE, load(re + b * channels)), store(copy[1] + b * TILE, load(im + b * channels));
+    }
+    store(copy[0] + images * TILE, none), store(copy[1] + images * TILE, none);
+    re = copy[0], im = copy[1];
+  }
+};
+
 template <class T, int TILE>
 static void outer_tiles(const T* pr, const T* pi, int64_t images, int64_t ps, const T* qr, const T* qi, int64_t qs,
                         T sign, T* re_sums, T* im_sums) {
   if constexpr (TILE <= Simd<T>::lanes) {
     constexpr int L = Simd<T>::lanes, Q = L / TILE, B = 4;
     const int64_t groups = (images + Q - 1) / Q, rows = (ps + TILE - 1) / TILE, step = rows * TILE;
-    T apart[2][L * TILE + L];  // images TILE lanes apart
-    if (Q > 1) {
-      const typename Simd<T>::type none = {};
-      for (int64_t b = 0; b < images; ++b)
-        store(apart[0] + b * TILE, load(pr + b * ps)), store(apart[1] + b * TILE, load(pi + b * ps));
-      store(apart[0] + images * TILE, none), store(apart[1] + images * TILE, none);
-      pr = apart[0], pi = apart[1];
-    }
-    const int64_t p_step = Q > 1 ? L : ps, q_step = groups * Q;
-    const auto run = [&](auto tile, int64_t j, int64_t r) {
-      tile(pr + r * TILE, pi + r * TILE, groups, p_step, qr + j * q_step, qi + j * q_step, q_step, sign,
-           re_sums + j * step + r * TILE, im_sums + j * step + r * TILE, step);
-    };
-    int64_t j = 0;
-    for (; j + B <= qs; j += B)
-      for (int64_t r = 0; r < rows; ++r) run(outer_tile<T, TILE, B, 1>, j, r);
-    for (; j < qs; ++j) {
-      int64_t r = 0;
-      if constexpr (Q == 1)
-        for (; r + 2 <= rows; r += 2) run(outer_tile<T, TILE, 1, 2>, j, r);
-      for (; r < rows; ++r) run(outer_tile<T, TILE, 1, 1>, j, r);
+    const int64_t p_step = Q > 1 ? L : ps, q_step = Q > 1 ? L : qs, q_tile = Q > 1 ? TILE : qs;
+    const ImagesApart<T, TILE> p(pr, pi, images, ps);
+    for (int64_t first = 0; first < qs; first += q_tile) {
+      const ImagesApart<T, TILE> q(qr + first, qi + first, images, qs);
+      const int64_t end = first + q_tile < qs ? first + q_tile : qs;
+      const auto run = [&](auto tile, int64_t j, int64_t r) {
+        tile(p.re + r * TILE, p.im + r * TILE, groups, p_step, q.re + j - first, q.im + j - first, q_step, sign,
+             re_sums + j * step + r * TILE, im_sums + j * step + r * TILE, step);
+      };
+      int64_t j = first;
+      for (; j + B <= end; j += B)
+        for (int64_t r = 0; r < rows; ++r) run(outer_tile<T, TILE, B, 1>, j, r);
+      for (; j < end; ++j) {
+        int64_t r = 0;
+        if constexpr (Q == 1)
+          for (; r + 2 <= rows; r += 2) run(outer_tile<T, TILE, 1, 2>, j, r);
+        for (; r < rows; ++r) run(outer_tile<T, TILE, 1, 1>, j, r);
+      }
     }
   }
 }
