@@ -46,10 +46,10 @@ else()
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # and libcuda is opened by its first call: imports where there is no driver
   enable_language(CUDA)
-  find_package(CUDAToolkit REQUIRED)
   pybind11_add_module(_cuda NO_EXTRAS ${GK_CUDA_HOST} csrc/cuda/runtime.cpp ${GK_CUDA_KERNELS})
   set_target_properties(_cuda PROPERTIES CUDA_ARCHITECTURES "${GK_CUDA_ARCHS}" CUDA_VISIBILITY_PRESET hidden)
-  target_link_libraries(_cuda PRIVATE CUDA::cudart_static)
+  # what nvcc itself uses: find_package(CUDAToolkit) does not know the layout of the toolkit's pip packages
+  target_include_directories(_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   # -fmad=false: a*b + c is fused only where the source says multiply_add, hence the same bits as everywhere else
   set(nvcc_warnings -Wall,-Wextra)
   if(GANKERNELS_WERROR)
