@@ -239,6 +239,16 @@ def test_every_missing_barrier_is_reported(algorithm: str, source: str, count: i
             run("conv", g, a, b, algorithm)
 
 
+@pytest.mark.skipif(not cuda.native.emulated, reason="a GPU may have copied in time")
+@pytest.mark.parametrize("algorithm", ["direct", "tf32"])
+def test_a_missing_wait_for_copies_is_reported(algorithm: str, whole_barriers: None) -> None:
+    g = GEOMETRIES["3-D, an odd tile"]
+    a, b = inputs("conv", g)
+    cuda.native.emulator_skip_barrier("cp_async_wait")
+    with pytest.raises(RuntimeError, match=r"copies \(cp\.async\) that it never waited for"):
+        run("conv", g, a, b, algorithm)
+
+
 def rounded(a: Array, precision: str) -> Array:
     """Factors as tensor cores read them: to nearest, ties of tf32 away from zero and of bf16 to even."""
     bits = a.view(np.uint32)

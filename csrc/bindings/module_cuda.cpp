@@ -104,7 +104,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("emulator_refuse_graphs", &emulator::refuse_graphs, "let no graph be captured or started, or again");
   m.def("emulator_checks", &emulator::set_checks, "bounds and races");
   m.def("emulator_barriers", &emulator::barriers, "every __syncthreads reached so far, as file:line");
-  m.def("emulator_skip_barrier", &emulator::skip_barrier, "run as if that line were removed; '' skips none");
+  m.def("emulator_skip_barrier", &emulator::skip_barrier, "as if that line, or 'cp_async_wait', were removed; '' none");
   m.def(
       "emulator_traffic",
       [] {

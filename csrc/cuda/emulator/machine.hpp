@@ -41,7 +41,7 @@ void launch(dim3 grid, dim3 block, size_t dynamic_shared, void (*body)(const voi
 void set_seed(uint64_t seed);                     // 0: threads run in order
 void set_checks(bool on);                         // races and bounds; on by default
 std::vector<std::string> barriers();              // every __syncthreads that has been reached, as "file:line"
-void skip_barrier(const std::string& file_line);  // as if that line were removed; "" skips none
+void skip_barrier(const std::string& file_line);  // as if that line, or every cp_async_wait, were removed; "" none
 
 // ---- the kernel's side: what the CUDA names of model.hpp are made of -----------------------------------------------
 // Constant while a thread lives, hence gnu::const; out of line, so that no check sees the emulator's own memory.
