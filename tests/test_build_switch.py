@@ -76,29 +76,20 @@ def test_emulated_is_a_cuda_module_that_needs_no_nvcc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "built"),
+    ("asked", "works", "said"),
     [
-        ("", "80-real;86-real;89-real;90-real;90-virtual"),
-        ("90", "90-real;90-virtual"),
-        ("80;89", "80-real;89-real;89-virtual"),
+        ("80;89", True, "CUDA module built for 80-real;89-real;89-virtual "),
+        ("80;hopper", False, "GANKERNELS_CUDA_ARCHS holds 'hopper'; expected numbers as in 80;90"),
     ],
 )
 def test_the_architectures_can_be_named_and_the_last_one_comes_as_ptx_too(
-    asked: str, built: str, tmp_path: Path
+    asked: str, works: bool, said: str, tmp_path: Path
 ) -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("there is no nvcc here")
-    code, said = configure(tmp_path, "on", f"-DGANKERNELS_CUDA_ARCHS={asked}")
-    assert code == 0
-    assert f"gankernels: CUDA module built for {built} " in said
-
-
-def test_an_architecture_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    if shutil.which("nvcc") is None:
-        pytest.skip("there is no nvcc here")
-    code, said = configure(tmp_path, "on", "-DGANKERNELS_CUDA_ARCHS=80;hopper")
-    assert code != 0
-    assert "GANKERNELS_CUDA_ARCHS holds 'hopper'; expected numbers as in 80;90" in said
+    code, output = configure(tmp_path, "on", f"-DGANKERNELS_CUDA_ARCHS={asked}")
+    assert (code == 0) is works
+    assert said in output
 
 
 @pytest.mark.usefixtures("no_nvcc")
