@@ -56,7 +56,7 @@ def geometry(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvGeom
 # runs of one tile and of whole tiles, with ends of 1 and of 15 pairs, joined along W, in blocks, with gaps
 RUNS = {
     "one end": geometry((1, 3, 4, 5), (17, 3, 2, 1), padding=(1, 0)),
-    "whole": geometry((1, 64, 4, 7), (33, 64, 3, 3), padding=1),
+    "whole": geometry((1, 64, 4, 9), (33, 64, 3, 3), padding=1),
     "an odd channel": geometry((2, 33, 5, 6), (20, 33, 3, 2), stride=2, padding=1),
     "blocks and an end": geometry((1, 142, 3, 4), (34, 142, 3, 3), padding=1),
     "joined": geometry((1, 5, 4, 19), (40, 5, 2, 5), padding=(0, 2)),
@@ -90,6 +90,18 @@ def test_what_is_not_finite_reaches_the_sums_that_read_it_and_no_other(tiles: No
     np.testing.assert_array_equal(found[np.isfinite(want)], want[np.isfinite(want)])
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_what_is_not_finite_in_x_reaches_the_weights_that_read_it_and_no_other(tiles: None, name: str) -> None:
+    g, rng = RUNS[name], np.random.default_rng(4)
+    x, y = values_that_spoil(rng, g.x_shape), rng.integers(1, 4, g.y_shape).astype(np.float32)
+    found = np.full(g.w_shape, np.nan, np.float32)
+    with np.errstate(invalid="ignore"):
+        cpu.conv_weight(x, y, found, g.pod, BF16)
+        want = oracle.conv_weight(x.astype(np.float64), y.astype(np.float64), g)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(want))
+    np.testing.assert_array_equal(found[np.isfinite(want)], want[np.isfinite(want)])
+
+
 @pytest.mark.parametrize("shape", [(17, 33, 47), (40, 64, 16), (31, 601, 33)])
 def test_a_row_and_a_column_that_are_not_finite_spoil_themselves_only(tiles: None, shape: tuple[int, ...]) -> None:
     M, K, N = shape
@@ -105,13 +117,17 @@ def test_a_row_and_a_column_that_are_not_finite_spoil_themselves_only(tiles: Non
 
 def run(g: ConvGeometry, slot: str) -> None:
     x, w, y = (np.ones(shape, np.float32) for shape in (g.x_shape, g.w_shape, g.y_shape))
-    {"y": lambda: cpu.conv(x, w, y, g.pod, BF16), "x": lambda: cpu.conv_transpose(y, w, x, g.pod, BF16)}[slot]()
+    {
+        "y": lambda: cpu.conv(x, w, y, g.pod, BF16),
+        "x": lambda: cpu.conv_transpose(y, w, x, g.pod, BF16),
+        "w": lambda: cpu.conv_weight(x, y, w, g.pod, BF16),
+    }[slot]()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_tiles_do_the_products_and_are_given_up_when_a_kernel_ends(model: Any, threads: int) -> None:
     cpu.set_num_threads(threads)
-    for slot in "yx":
+    for slot in "yxw":
         before = model.tile_products_done()
         run(RUNS["whole"], slot)
         assert model.tile_products_done() > before
@@ -130,12 +146,14 @@ def test_avx512_does_without_tiles(model: Any) -> None:
 
 
 def test_a_layer_of_many_channels_is_priced_lower_with_tiles(tiles: None) -> None:
-    g = geometry((16, 512, 8, 8), (1024, 512, 4, 4), stride=2, padding=1)
-    with_tiles = plan(g, "y", CONV_ALGORITHMS["bf16_auto"])
-    cpu.set_isa("avx512")
-    without = plan(g, "y", CONV_ALGORITHMS["bf16_auto"])
-    assert with_tiles.path == without.path == "bf16"
-    assert with_tiles.costs["bf16"] < without.costs["bf16"]
+    g = geometry((16, 128, 32, 32), (256, 128, 4, 4), stride=2, padding=1)
+    for slot in "yxw":
+        cpu.set_isa("amx")
+        with_tiles = plan(g, slot, CONV_ALGORITHMS["bf16_auto"])
+        cpu.set_isa("avx512")
+        without = plan(g, slot, CONV_ALGORITHMS["bf16_auto"])
+        assert with_tiles.path == without.path == "bf16"
+        assert with_tiles.costs["bf16"] < without.costs["bf16"]
 
 
 @pytest.mark.parametrize("isa", cpu.isa_present())

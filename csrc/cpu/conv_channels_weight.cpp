@@ -1,6 +1,7 @@
 // The weights gradient with the output channels in the vector lanes: for every tap a matrix product (input channels x
 // positions) by (positions x output channels) that reads x in place, see conv_channels.cpp. A task owns the sums of a
 // block of channels pairs and some taps, and adds all positions to them in order; the geometry alone fixes the tasks.
+// Tiles want the rows of the one factor along the sum, which is why they multiply y, turned so, by x as it lies.
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "kernels.hpp"
 #include "parallel.hpp"
 #include "scratch.hpp"
+#include "tiles.hpp"
 
 namespace gk::cpu {
 namespace {
@@ -34,7 +36,8 @@ class ChannelWeightSum {
         axes_(gather_axes(g)),
         y_axes_(identity_axes(g)),
         images_((g.batch + kHalves - 1) / kHalves),
-        table_(conv_table<T>()) {}
+        table_(conv_table<T>()),
+        tiles_(kHalves == 2 && g.y[2] >= TileTable::kLeastRun ? tile_table() : nullptr) {}
 
   void run() {
     if (w_.size() == 0) return;
@@ -48,7 +51,8 @@ class ChannelWeightSum {
     list_taps(x_cells, joined);
     list_positions(x_cells);
 
-    const int64_t padded = (run_ + 7) / 8 * 8;  // rows of sums: a tile may be larger than what is left
+    // rows of sums, and numbers after the last channel: a tile may be larger than what is left
+    const int64_t most = tiles_ ? kTileColumns : ConvTable<T>::kMaxOutputs, padded = ceil_div(run_, most) * most;
     block_sums_ = x_cells.blocks * static_cast<int64_t>(taps_of_.size()) * padded;
     channels_ = blocks_.back().first + blocks_.back().vectors * table_.lanes;
     Scratch<T> sums(g_.groups * channels_ * block_sums_);
@@ -57,22 +61,28 @@ class ChannelWeightSum {
     const int64_t y_image = g_.groups * channels_ * g_.y_volume();
     const int64_t image_bytes = (x_cells.image + y_image) * static_cast<int64_t>(sizeof(E));
     const int64_t per_round = std::max<int64_t>(1, std::min(images_, kPackedBytes / image_bytes));
-    Scratch<E> x(per_round * x_cells.image + 8), y(per_round * y_image);  // a tile may read past the last channel
-    std::fill_n(x.get() + per_round * x_cells.image, 8, E(0));
+    Scratch<E> x(per_round * x_cells.image + most), y(per_round * y_image);
+    std::fill_n(x.get() + per_round * x_cells.image, most, E(0));
     for (int64_t n = 0; n < images_; n += per_round) {
       const int64_t count = std::min(per_round, images_ - n);
       if constexpr (kHalves == 2)
         pack_image_pairs(x_, axes_, x_cells, 2 * n, count, x.get());
       else
         pack_channels(x_, axes_, x_cells, n, count, x.get());
-      pack_y(n, count, y.get());
+      if (tiles_)
+        pack_y_rows(n, count, y.get());
+      else
+        pack_y(n, count, y.get());
       add(x_cells, x.get(), y.get(), count, padded, sums.get());
     }
+    if (tiles_) turn(x_cells, padded, sums.get());
     write(x_cells, sums.get(), padded, joined);
   }
 
  private:
   static constexpr int kHalves = std::is_same_v<E, Bf16Pair> ? 2 : 1;
+  static constexpr int64_t kTileRows = TileTable::kMaxGroups * TileTable::kRows;
+  static constexpr int64_t kTileColumns = TileTable::kMaxVectors * TileTable::kColumns;
 
   struct LineOfTaps {
     const Tap *d, *h;
@@ -122,6 +132,32 @@ class ChannelWeightSum {
     });
   }
 
+  // (group, channel, image, position), in pairs of images
+  void pack_y_rows(int64_t first, int64_t count, E* dst) const {
+    if constexpr (kHalves == 2) {
+      const int64_t D = g_.y[0], H = g_.y[1], W = g_.y[2];
+      parallel_for(g_.groups * channels_ * count, [&](int64_t i) {
+        const int64_t group = i / (channels_ * count), c = i / count % channels_, n = 2 * (first + i % count);
+        E* to = dst + i * D * H * W;
+        if (c >= outputs_) {
+          std::fill_n(to, D * H * W, E(0));
+          return;
+        }
+        const int64_t images = std::min<int64_t>(2, y_.shape[0] - n);
+        Scratch<float> rows(2 * W);
+        std::fill_n(rows.get(), 2 * W, 0.0f);
+        for (int64_t row = 0; row < D * H; ++row, to += W) {
+          for (int64_t m = 0; m < images; ++m) {
+            const float* from = y_.data + (n + m) * y_.stride[0] + (group * outputs_ + c) * y_.stride[1] +
+                                row / H * y_.stride[2] + row % H * y_.stride[3];
+            for (int64_t w = 0; w < W; ++w) rows.get()[m * W + w] = from[w * y_.stride[4]];
+          }
+          bf16_table()->merge(rows.get(), rows.get() + W, W, to);
+        }
+      });
+    }
+  }
+
   int64_t y_at(int64_t group, const VectorBlock& block, int64_t images) const {
     return (group * channels_ + block.first) * images * g_.y_volume();
   }
@@ -134,9 +170,14 @@ class ChannelWeightSum {
     parallel_for(pairs * parts, [&](int64_t i) {
       const int64_t part = i % parts, b = i / parts % cells.blocks, group = i / (parts * cells.blocks * blocks);
       const VectorBlock& block = blocks_[i / (parts * cells.blocks) % blocks];
-      add_block(cells, x + group * cells.group + b * cells.block, y + y_at(group, block, images), images, block,
-                lines * part / parts, lines * (part + 1) / parts, cells.valid(b) * (run_ / cells.width), padded,
-                sums + sums_at(group, block, b, padded));
+      const int64_t first = lines * part / parts, last = lines * (part + 1) / parts;
+      const int64_t rows = cells.valid(b) * (run_ / cells.width);
+      const E *from = x + group * cells.group + b * cells.block, *with = y + y_at(group, block, images);
+      T* to = sums + sums_at(group, block, b, padded);
+      if (tiles_)
+        add_by_tiles(cells, from, with, images, block, first, last, rows, padded, to);
+      else
+        add_block(cells, from, with, images, block, first, last, rows, padded, to);
     });
   }
 
@@ -179,6 +220,56 @@ class ChannelWeightSum {
           }
   }
 
+  // The same to sums (line of taps, channel of the block, row): a run is a row of positions, a tap one such row.
+  void add_by_tiles(const ChannelCells& cells, const E* x, const E* y, int64_t images, const VectorBlock& block,
+                    int64_t first, int64_t last, int64_t rows, int64_t padded, T* sums) const {
+    if constexpr (kHalves == 2) {
+      const int64_t width = block.vectors * table_.lanes, D = g_.y[0], H = g_.y[1], W = g_.y[2];
+      const int64_t some_rows = std::max<int64_t>(1, std::min(H, kPositions / W));
+      const int64_t some_images = std::max<int64_t>(1, std::min(images, kPositions / (H * W)));
+      const int64_t channel = images * g_.y_volume();
+      int64_t at[kTileRows], to[kTileRows];
+      for (int64_t o = 0; o < kTileRows; ++o) at[o] = o * channel, to[o] = o * padded;
+      std::vector<TapOffset> positions;
+      TileScope scope;
+      scope.shape_for(*tiles_, W);
+      for (int64_t n = 0; n < images; n += some_images)
+        for (int64_t d = 0; d < D; ++d)
+          for (int64_t h = 0; h < H; h += some_rows)
+            for (int64_t t = first; t < last; ++t) {
+              const LineOfTaps& taps = taps_of_[t];
+              if (!taps.d->serves(d, d + 1)) continue;
+              positions.clear();
+              for (int64_t m = n; m < std::min(images, n + some_images); ++m)
+                for (int64_t i = std::max(h, taps.h->first); i < std::min({H, h + some_rows, taps.h->last}); ++i)
+                  positions.push_back({(m * D + d) * H * W + i * W, m * cells.image + d * axes_[0].step * cells.plane +
+                                                                        i * axes_[1].step * cells.row + taps.cell});
+              if (positions.empty()) continue;
+              for (int64_t o = 0; o < width; o += kTileRows)
+                for (int64_t r = 0; r < rows; r += kTileColumns)
+                  tiles_->tile[ceil_div(std::min(kTileRows, width - o), TileTable::kRows)]
+                              [ceil_div(std::min(kTileColumns, rows - r), TileTable::kColumns)](
+                                  y + o * channel, at, positions.data(), static_cast<int64_t>(positions.size()), W,
+                                  x + r, axes_[2].step * cells.width, sums + (t * width + o) * padded + r, to, true);
+            }
+    }
+  }
+
+  // Sums of tiles become (line of taps, row, channel of the block).
+  void turn(const ChannelCells& cells, int64_t padded, T* sums) const {
+    const int64_t blocks = static_cast<int64_t>(blocks_.size()), lines = static_cast<int64_t>(taps_of_.size());
+    parallel_for(g_.groups * blocks * cells.blocks * lines, [&](int64_t i) {
+      const int64_t t = i % lines, b = i / lines % cells.blocks, group = i / (lines * cells.blocks * blocks);
+      const VectorBlock& block = blocks_[i / (lines * cells.blocks) % blocks];
+      const int64_t width = block.vectors * table_.lanes;
+      T* line = sums + sums_at(group, block, b, padded) + t * padded * width;
+      Scratch<T> copy(padded * width);
+      std::copy_n(line, padded * width, copy.get());
+      for (int64_t r = 0; r < padded; ++r)
+        for (int64_t o = 0; o < width; ++o) line[r * width + o] = copy.get()[o * padded + r];
+    });
+  }
+
   void write(const ChannelCells& cells, const T* sums, int64_t padded, bool joined) const {
     const int64_t blocks = static_cast<int64_t>(blocks_.size()), L = table_.lanes;
     const int64_t line = joined ? static_cast<int64_t>(axes_[2].phases[0].taps.size()) : 1;
@@ -218,6 +309,7 @@ class ChannelWeightSum {
   Axes axes_, y_axes_;
   const int64_t images_;
   const ConvTable<T>& table_;
+  const TileTable* const tiles_;  // null where vectors compute
   std::vector<VectorBlock> blocks_;
   std::vector<LineOfTaps> taps_of_;
   std::vector<int64_t> offset_;  // of every used tap, in elements of w

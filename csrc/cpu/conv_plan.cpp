@@ -138,6 +138,9 @@ constexpr double kPairPacking = 1.5;
 // few channels reached a third of it (oneDNN issue 2088). Rows and pairs that only fill tiles are counted as products.
 constexpr double kTileProducts = 3.0 / 8;
 
+// What tiles of 16 rows, columns or pairs multiply, next to what there is.
+double tile_padding(double extent) { return std::ceil(extent / 16) * 16 / extent; }
+
 template <class T>
 ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, int64_t channel_inputs, int64_t outputs,
                       bool pairs_of_numbers) {
@@ -146,8 +149,9 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
   const int64_t inputs = pairs_of_numbers && slot != ConvSlot::w ? (channel_inputs + 1) / 2 : channel_inputs;
   const int64_t images = pairs_of_numbers && slot == ConvSlot::w ? (g.batch + 1) / 2 : g.batch;
   const int parts = lane_parts(conv_table<T>(), inputs, outputs);
-  const bool tiles = pairs_of_numbers && slot != ConvSlot::w && parts == 1 && tile_table();
-  const int most = tiles ? TileTable::kMaxVectors : ConvTable<T>::kMaxVectors;
+  const bool fit_tiles = slot == ConvSlot::w ? g.y[2] >= TileTable::kLeastRun : parts == 1;
+  const bool tiles = pairs_of_numbers && fit_tiles && tile_table();
+  const int most = tiles && slot != ConvSlot::w ? TileTable::kMaxVectors : ConvTable<T>::kMaxVectors;
   const std::vector<VectorBlock> blocks = vector_blocks(outputs, L, most);
   double vectors = 0, priced_vectors = 0;
   for (const VectorBlock& b : blocks) {
@@ -172,16 +176,16 @@ ConvEstimate channels(const ConvGeometry& g, ConvSlot slot, const Axes& axes, in
     const double numbers = folded ? line * number(inputs) : number(inputs);  // of x that meet a vector of y
     const double padded = numbers <= 2 ? 2 * numbers : std::max(4.0, std::ceil(numbers / 8) * 8);
     e.products = pairs * number(inputs) * padded / numbers * priced_vectors * groups;
+    if (tiles)
+      e.products = pairs * number(inputs) * tile_padding(numbers) * vectors * groups * tile_padding(number(g.y[2])) *
+                   kTileProducts;
     const double positions = std::min(256.0, batch * number(g.y[1] * g.y[2]));
     e.visits = e.products / positions;
     e.packed = (cells * in_vectors + results * vectors) * groups;
   } else {
     e.products = pairs * steps * priced_vectors * groups;
-    if (tiles) {
-      const double padding =
-          std::ceil(run / TileTable::kPairs) * TileTable::kPairs / run * std::ceil(results / rows) * rows / results;
-      e.products = pairs * steps * vectors * groups * padding * kTileProducts;
-    }
+    if (tiles)
+      e.products = pairs * steps * vectors * groups * tile_padding(run) * tile_padding(results) * kTileProducts;
     e.visits =
         pairs / line * number(inputs) / (run / line) * number(static_cast<int64_t>(blocks.size())) / rows * groups;
     e.packed = cells * in_vectors * groups, e.stored = results * vectors * groups * (parts > 1 ? kPartStores : 1);

@@ -7,6 +7,7 @@ namespace gk::cpu {
 
 struct TileTable {
   static constexpr int kRows = 16, kPairs = 16, kColumns = 16;  // of a tile
+  static constexpr int kLeastRun = 8;                           // that pays: of shorter ones tiles are mostly padding
   static constexpr int kMaxGroups = 2, kMaxVectors = 2;         // of tiles that are summed at once
 
   // y[to[r] + p*kColumns] (+)= sum over t, c < run of the products of the pair x[at[r] + tap[t].cell + c] with the
