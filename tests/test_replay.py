@@ -197,6 +197,40 @@ def test_gradients_that_add_up_from_call_to_call_are_noticed():
     assert run.reason is not None
 
 
+@pytest.mark.parametrize("owner", ["optimizer", "network"])
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_gradients_are_forgotten_where_the_function_forgets_them(first, set_to_none, owner):
+    def trained(replayed):
+        gk.manual_seed(3)
+        net = nn.Linear(2, 3)
+        optimizer = optim.SGD(net.parameters(), 0.1)
+        zero_grad = optimizer.zero_grad if owner == "optimizer" else net.zero_grad
+
+        def step(x):
+            if first:
+                zero_grad(set_to_none)
+            loss = (net(x) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            if not first:
+                zero_grad(set_to_none)
+            return loss.detach()
+
+        run = gk.Replay(step, [net]) if replayed else step
+        x = gk.ones(4, 2)
+        for _ in range(5):
+            run(x)
+        assert not replayed or not set_to_none or run.reason is None  # else the second call has other sums: no replay
+        return [(p.detach().numpy(), None if p.grad is None else p.grad.numpy()) for p in net.parameters()]
+
+    for (weight, grad), (same_weight, same_grad) in zip(trained(False), trained(True), strict=True):
+        np.testing.assert_array_equal(weight, same_weight)
+        assert (grad is None) == (same_grad is None) == (set_to_none and not first)
+        if grad is not None:
+            np.testing.assert_array_equal(grad, same_grad)
+
+
 def test_other_shapes_modes_and_weights_are_recorded_anew():
     net = _net()
     run = gk.Replay(lambda x: net(x).detach(), [net])

@@ -13,7 +13,7 @@ from gankernels.autograd import Tensor
 from gankernels.nn.parameter import Parameter
 from gankernels.ops import update
 from gankernels.ops.common import DEVICES
-from gankernels.ops.creation import from_array, tensor, zeros_like
+from gankernels.ops.creation import from_array, tensor
 
 __all__ = ["Handle", "IncompatibleKeys", "Module"]
 
@@ -302,9 +302,7 @@ class Module:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or fill them with zeros."""
-        for p in self.parameters():
-            if p.grad is not None:
-                p.grad = None if set_to_none else zeros_like(p.grad)
+        update.zero_gradients(self.parameters(), set_to_none)
 
     def to(self, *targets: Any, device: str | None = None, dtype: Any = None) -> Any:
         """Move parameters and buffers to a device ("cpu", "cuda"), convert floating-point ones to a dtype, or both.

@@ -6,14 +6,19 @@ The parameter must be contiguous; gradients of any strides are accepted (a strid
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gankernels.autograd import Tensor
 from gankernels.backends import backend_of
+from gankernels.backends.recording import again
 from gankernels.ops.common import copy_parts, same_device, scalar_beside
+from gankernels.ops.creation import zeros_like
 
-__all__ = ["adam_step", "add_", "clamp_", "copy_", "copy_parts_", "fill_", "lerp_", "rmsprop_step", "sgd_step"]
+__all__ = [
+    "adam_step", "add_", "clamp_", "copy_", "copy_parts_", "fill_", "lerp_", "rmsprop_step", "sgd_step",
+    "zero_gradients",
+]  # fmt: skip
 
 
 def _target(op: str, p: Tensor, *others: Tensor) -> None:
@@ -99,6 +104,17 @@ def rmsprop_step(
         p.data, array, square_avg.data, buffer, average, lr, alpha, eps, weight_decay, momentum, grad_avg is not None
     )
     p.version += 1
+
+
+def zero_gradients(parameters: Iterable[Tensor], set_to_none: bool) -> None:
+    """Forget their gradients, or fill them with zeros; repetitions of a recorded function do it again."""
+    after = [(p, None if set_to_none else zeros_like(p)) for p in parameters if p.grad is not None]
+
+    def clear() -> None:
+        for p, g in after:
+            p.grad = g
+
+    again(clear, steady=True)
 
 
 def lerp_(a: Tensor, b: Tensor, t: float) -> Tensor:

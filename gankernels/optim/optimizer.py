@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gankernels.autograd import Tensor
-from gankernels.ops.creation import tensor, zeros_like
+from gankernels.ops.creation import tensor
 from gankernels.ops.replay import again
+from gankernels.ops.update import zero_gradients
 from gankernels.optim.flat import FlatGroup
 
 __all__ = ["Optimizer"]
@@ -76,10 +77,7 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or fill them with zeros."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.grad = None if set_to_none else zeros_like(p)
+        zero_gradients(self.parameters, set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every parameter that has a gradient; returns closure() if one is given, which is called first."""
