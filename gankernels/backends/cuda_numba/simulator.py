@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gankernels._extras import require
+
 __all__ = ["SharedArrays", "SimulatedMemory", "running", "shared", "table"]
 
 _one_at_a_time = threading.Lock()  # the simulator knows one kernel
@@ -97,48 +99,10 @@ def _has_barrier(function: Any) -> bool:
     return any(_has_barrier(f) for f in found if isinstance(f, FunctionType))
 
 
-class _Lane(threading.Thread):
-    """A thread for blocks with barriers, one block after another: it runs while it has the turn, which it passes on at
-    every barrier and at the end.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.turn = threading.Lock()
-        self.turn.acquire()
-        self.following = self.turn  # whose turn is next
-        self.start()
-
-    def begin(self, kernel: Callable[[], None], thread: _Index, block: _Index) -> None:
-        """Be this thread of this block."""
-        self.kernel, self.is_done, self.is_given_up = kernel, False, False
-        self.error: Exception | None = None
-        self.threadIdx, self.blockIdx = thread, block  # where Numba's simulator looks for them
-
-    def run(self) -> None:
-        while True:
-            self.turn.acquire()
-            try:
-                if not self.is_given_up:
-                    self.kernel()
-            except Exception as error:
-                self.error = error
-            self.is_done = True
-            self.following.release()
-
-    def syncthreads(self) -> None:
-        self.following.release()
-        self.turn.acquire()
-        if self.is_given_up:
-            raise RuntimeError("another thread of the block failed")
-
-
-_lanes: list[_Lane] = []
-
-
 class _Block:
-    """A block of a simulated kernel, in place of numba.cuda.simulator.kernel.BlockManager: one thread at a time runs up
-    to the next barrier. Numba's own starts all at once and polls them, which takes a hundred times as long.
+    """A block of a simulated kernel, in place of numba.cuda.simulator.kernel.BlockManager: its threads are coroutines
+    that run one after another, each up to the next barrier. Numba's own starts threads of the operating system and
+    polls them, which takes hundreds of times as long.
 
     Whatever needs a barrier and has none is read before it is written in one of the orders: they turn around with
     every barrier and every block.
@@ -164,27 +128,24 @@ class _Block:
             self.kernel(*arguments)
 
     def _take_turns(self, threads: list[_Index], block: _Index, arguments: tuple[Any, ...]) -> None:
-        while len(_lanes) < len(threads):
-            _lanes.append(_Lane())
-        lanes = _lanes[: len(threads)]
-        for lane, thread in zip(lanes, threads, strict=True):
-            lane.begin(lambda: self.kernel(*arguments), thread, block)
-        back = threading.Lock()
-        back.acquire()
-        failed: _Lane | None = None
+        library = require("greenlet", extra="numba", purpose="blocks with barriers in Numba's simulator")
+        here: Any = threading.current_thread()  # where the simulator looks for these
+        here.blockIdx, here.syncthreads = block, library.getcurrent().switch
+        lanes = [(library.greenlet(self.kernel), i) for i in threads]
+        begun = False
         try:
             while lanes:
-                for lane, following in zip(lanes, [*(lane.turn for lane in lanes[1:]), back], strict=True):
-                    lane.following, lane.is_given_up = following, failed is not None
-                lanes[0].turn.release()
-                back.acquire()
-                failed = failed or next((lane for lane in lanes if lane.error), None)
-                lanes = [lane for lane in reversed(lanes) if not lane.is_done]
-        except BaseException:  # from outside: the threads are left where they stand
-            _lanes.clear()
-            raise
-        if failed is not None and failed.error is not None:
-            raise type(failed.error)(f"thread {failed.threadIdx}, block {block}: {failed.error}") from failed.error
+                for lane, i in lanes:  # up to the next barrier, or to the end
+                    here.threadIdx = i
+                    lane.switch(*() if begun else arguments)
+                begun = True
+                lanes = [(lane, i) for lane, i in reversed(lanes) if not lane.dead]
+        except Exception as error:
+            raise type(error)(f"thread {here.threadIdx}, block {block}: {error}") from error
+        finally:
+            for lane, _ in lanes:
+                if not lane.dead:
+                    lane.throw()  # ends it where it waits
 
 
 @contextmanager
