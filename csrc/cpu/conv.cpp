@@ -86,16 +86,18 @@ auto only_float(void (*f)(View<const float>, View<const float>, View<float>, con
 
 template <class T>
 void conv(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a) {
-  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{
-      conv_batch<T>, conv_channels<T>, conv_im2col<T>, conv_fft<T>, only_float<T>(conv_bf16), conv_rows<T>};
+  const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{plain<T, conv_batch<T>>,  conv_channels<T>,
+                                                                   conv_im2col<T>,           conv_fft<T>,
+                                                                   only_float<T>(conv_bf16), plain<T, conv_rows<T>>};
   run<T>(paths, x, w, y, g, ConvSlot::y, a);
 }
 
 template <class T>
 void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a) {
   const Paths<Kernel<View<const T>, View<const T>, View<T>>> paths{
-      conv_transpose_batch<T>, conv_transpose_channels<T>,         conv_transpose_im2col<T>,
-      conv_transpose_fft<T>,   only_float<T>(conv_transpose_bf16), conv_transpose_rows<T>};
+      plain<T, conv_transpose_batch<T>>,  conv_transpose_channels<T>,
+      conv_transpose_im2col<T>,           conv_transpose_fft<T>,
+      only_float<T>(conv_transpose_bf16), plain<T, conv_transpose_rows<T>>};
   run<T>(paths, y, w, x, g, ConvSlot::x, a);
 }
 

@@ -7,11 +7,16 @@
 
 namespace gk::cpu {
 
+template <class T>
+View<const T> no_bias() {
+  return {nullptr, 1, {0}, {1}};
+}
+
 // What a path may do to its results on their way to memory: y = leaky_relu(y + bias[c]), see epilogue.hpp.
 template <class T>
 struct Finish {
-  View<const T> bias;  // (C), or of size 0: none
-  double slope;
+  View<const T> bias = no_bias<T>();  // (C), or of size 0: none
+  double slope = 1.0;
 
   // Some values of one channel, in place.
   void operator()(T* values, int64_t count, int64_t channel) const {
@@ -21,26 +26,23 @@ struct Finish {
 };
 
 template <class T>
-View<const T> no_bias() {
-  return {nullptr, 1, {0}, {1}};
+using FinishingPath = void (*)(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Finish<T>&);
+
+// Such a path that leaves its results as they are.
+template <class T, FinishingPath<T> path>
+void plain(View<const T> a, View<const T> b, View<T> c, const ConvGeometry& g) {
+  path(a, b, c, g, {});
 }
 
 template <class T>
-void conv_batch(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
+void conv_batch(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish = {});
 template <class T>
-void conv_transpose_batch(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
-template <class T>
-void conv_batch(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish);
-template <class T>
-void conv_transpose_batch(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, const Finish<T>& finish);
+void conv_transpose_batch(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
+                          const Finish<T>& finish = {});
 template <class T>
 void conv_weight_batch(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
 
 // For gathers whose rows adjoin (lanes.hpp).
-template <class T>
-void conv_rows(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
-template <class T>
-void conv_transpose_rows(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
 template <class T>
 void conv_rows(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, const Finish<T>& finish);
 template <class T>

@@ -226,21 +226,9 @@ void conv_transpose_rows(View<const T> y, View<const T> w, View<T> x, const Conv
   RowConv<T>(y, x, conv_transpose_weights(w, g), g.groups, transposed_gather_axes(g), finish).run();
 }
 
-template <class T>
-void conv_rows(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
-  conv_rows<T>(x, w, y, g, {no_bias<T>(), 1.0});
-}
-
-template <class T>
-void conv_transpose_rows(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
-  conv_transpose_rows<T>(y, w, x, g, {no_bias<T>(), 1.0});
-}
-
-#define GK_INSTANTIATE(T)                                                                                             \
-  template void conv_rows<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Finish<T>&);           \
-  template void conv_transpose_rows<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Finish<T>&); \
-  template void conv_rows<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);                             \
-  template void conv_transpose_rows<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
+#define GK_INSTANTIATE(T)                                                                                   \
+  template void conv_rows<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Finish<T>&); \
+  template void conv_transpose_rows<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Finish<T>&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 
