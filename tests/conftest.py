@@ -138,6 +138,17 @@ def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def restore_knobs() -> Iterator[None]:
+    """Puts back what a test sets for all that comes after: convolution paths, fusion, instruction set, threads."""
+    algorithm, fusion, isa, threads = gk.ops.conv_algorithm(), gk.fusion(), cpu.isa(), cpu.num_threads()
+    yield
+    gk.set_conv_algorithm(algorithm)
+    gk.set_fusion(fusion)
+    cpu.set_isa(isa)
+    cpu.set_num_threads(threads)
+
+
+@pytest.fixture
 def thread_counts() -> Iterator[tuple[int, ...]]:
     """The thread counts to compare, also more than there are cores (on a device, where they change nothing, the one in
     use); the count in use is restored afterwards."""

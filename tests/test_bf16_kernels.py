@@ -9,7 +9,6 @@ leave open, and 2^-126 is added for each factor that a processor takes for zero 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -31,6 +30,7 @@ from gankernels.testing.bounds import (
 )
 from gankernels.testing.cases import cases
 
+pytestmark = pytest.mark.usefixtures("restore_knobs")
 BF16, AUTO, FAST = (CONV_ALGORITHMS[name] for name in ("bf16", "bf16_auto", "bf16_fast"))
 FULL, HALF = MATMUL_PRECISIONS["full"], MATMUL_PRECISIONS["bf16"]
 
@@ -40,14 +40,6 @@ def rounded(x: Any) -> Any:
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
     nearest = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
     return np.where(np.isnan(x), np.float32(np.nan), nearest).reshape(x.shape)
-
-
-@pytest.fixture(autouse=True)
-def _settings_are_put_back() -> Iterator[None]:
-    isa, threads = cpu.isa(), cpu.num_threads()
-    yield
-    cpu.set_isa(isa)
-    cpu.set_num_threads(threads)
 
 
 def geometry(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvGeometry:

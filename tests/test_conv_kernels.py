@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -43,14 +42,6 @@ def assert_close(p: Problem, slot: str, algorithm: int = AUTOMATIC) -> None:
     assert not wrong.any(), (
         f"{slot} of {p.g}: {wrong.sum()} of {wrong.size} elements out of bounds, first at {np.argwhere(wrong)[0]}"
     )
-
-
-@pytest.fixture
-def restore_knobs() -> Iterator[None]:
-    isa, threads = _cpu.isa(), _cpu.num_threads()
-    yield
-    _cpu.set_isa(isa)
-    _cpu.set_num_threads(threads)
 
 
 GEOMETRIES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -18,7 +18,7 @@ from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, conv_geometry, conv_transpose_geometry
 from gankernels.testing import bounds, oracle
 
-pytestmark = pytest.mark.cpu_only
+pytestmark = [pytest.mark.cpu_only, pytest.mark.usefixtures("restore_knobs")]
 FFT, DIRECT = CONV_ALGORITHMS["fft"], CONV_ALGORITHMS["direct"]
 SLOTS = ("y", "x", "w")
 RNG = np.random.default_rng(7)
@@ -26,15 +26,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 KERNEL = {"y": cpu.conv, "x": cpu.conv_transpose, "w": cpu.conv_weight}
 ORACLE = {"y": oracle.conv, "x": oracle.conv_transpose, "w": oracle.conv_weight}
 BOUND = {"y": bounds.fft_conv_bound, "x": bounds.fft_conv_transpose_bound, "w": bounds.fft_conv_weight_bound}
-
-
-@pytest.fixture(autouse=True)
-def _settings_are_put_back() -> Iterator[None]:
-    algorithm, isa, threads = ops.conv_algorithm(), cpu.isa(), cpu.num_threads()
-    yield
-    ops.set_conv_algorithm(algorithm)
-    cpu.set_isa(isa)
-    cpu.set_num_threads(threads)
 
 
 def geometry(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvGeometry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,9 @@ from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, conv_geometry
 from gankernels.testing import bounds
 
-pytestmark = pytest.mark.cpu_only
+pytestmark = [pytest.mark.cpu_only, pytest.mark.usefixtures("restore_knobs")]
 FFT = CONV_ALGORITHMS["fft"]
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@pytest.fixture(autouse=True)
-def _settings_are_put_back() -> Iterator[None]:
-    algorithm, isa, threads = ops.conv_algorithm(), cpu.isa(), cpu.num_threads()
-    yield
-    ops.set_conv_algorithm(algorithm)
-    cpu.set_isa(isa)
-    cpu.set_num_threads(threads)
 
 
 @pytest.fixture

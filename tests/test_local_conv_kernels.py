@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,14 +14,6 @@ from gankernels import _cpu
 from gankernels.geometry import ConvGeometry
 
 pytestmark = pytest.mark.cpu_only
-
-
-@pytest.fixture
-def restore_knobs() -> Iterator[None]:
-    isa, threads = _cpu.isa(), _cpu.num_threads()
-    yield
-    _cpu.set_isa(isa)
-    _cpu.set_num_threads(threads)
 
 
 @settings(max_examples=40, deadline=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import devices
@@ -27,17 +26,9 @@ from gankernels.testing.bounds import (
 from gankernels.testing.cases import Case, cases
 from gankernels.testing.gradcheck import check_gradients
 
+pytestmark = pytest.mark.usefixtures("restore_knobs")
 ALGORITHMS = ("direct", "im2col")
 DTYPES = (np.float32, np.float64)
-
-
-@pytest.fixture(autouse=True)
-def _settings_are_put_back() -> Iterator[None]:
-    algorithm, isa, threads = ops.conv_algorithm(), cpu.isa(), cpu.num_threads()
-    yield
-    ops.set_conv_algorithm(algorithm)
-    cpu.set_isa(isa)
-    cpu.set_num_threads(threads)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:

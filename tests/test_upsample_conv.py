@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -21,6 +20,7 @@ from gankernels.testing import oracle
 from gankernels.testing.bounds import assert_close, assert_same_bits, conv_weight_bound, gamma
 from gankernels.testing.gradcheck import check_gradients
 
+pytestmark = pytest.mark.usefixtures("restore_knobs")
 ALGORITHMS = ("direct", "im2col")
 DTYPES = (np.float32, np.float64)
 Arguments = tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]
@@ -50,16 +50,6 @@ every_case = pytest.mark.parametrize(
         for c in CASES
     ],
 )
-
-
-@pytest.fixture(autouse=True)
-def _settings_are_put_back() -> Iterator[None]:
-    algorithm, isa, threads, fusion = ops.conv_algorithm(), cpu.isa(), cpu.num_threads(), gk.fusion()
-    yield
-    ops.set_conv_algorithm(algorithm)
-    cpu.set_isa(isa)
-    cpu.set_num_threads(threads)
-    gk.set_fusion(fusion)
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
