@@ -16,8 +16,9 @@ SETTLE_S = 0.01  # after this the other side's idle threads have stopped spinnin
 WARM_S = 0.05  # shorter runs are made once uncounted after the other side's turn: its data are in the caches
 CALL_S = 0.01  # shorter runs are repeated until a sample takes so long
 SETTLING = 3  # calls that do not count: compilation, recordings for replay, pages of memory
-SLOW_S = 2.0  # a call of seconds does not become faster by its repetition, except for what is compiled in the first one
+SLOW_S = 2.0  # a call of seconds settles in one: the first, which finds its memory, may still take twice as long
 SLOWER = 1.3  # a rival that is this much slower than the best one in the first round leaves the race
+HOPELESS = 2.5  # the same for calls of seconds that do not count
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ def race(contenders: Mapping[str, Run], budget_s: float, max_rounds: int = 11) -
         for name, t in first.items():
             if t <= SLOW_S:
                 contenders[name]()
-    probe = {name: t if t > SLOW_S and "compile" not in name else clock(contenders[name]) for name, t in first.items()}
+    quickest = min((t for name, t in first.items() if not name.startswith("ours")), default=0.0)
+    probe = {
+        name: t if t > max(SLOW_S, HOPELESS * quickest) and not name.startswith("ours") and "compile" not in name
+        else clock(contenders[name])
+        for name, t in first.items()
+    }  # fmt: skip
     calls = {name: max(1, round(CALL_S / max(t, 1e-7))) for name, t in probe.items()}
     samples: dict[str, list[float]] = {name: [probe[name]] if calls[name] == 1 else [] for name in names}
     best = min((t for name, t in probe.items() if not name.startswith("ours")), default=0.0)

@@ -233,6 +233,17 @@ def test_a_race_counts_every_contender_and_drops_the_slow_rival() -> None:
     assert found["a"].low <= found["a"].median <= found["a"].high
 
 
+def test_a_race_does_not_count_the_first_call_of_a_step_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = part("timing")
+    seconds = {"ours": iter([5.0, *[2.0] * 20]), "rival": iter([9.0, *[6.0] * 20]), "hopeless": iter([99.0])}
+    runs = {name: (lambda name=name: name) for name in seconds}
+    monkeypatch.setattr(timing, "clock", lambda run, calls=1, warm=False: next(seconds[run()]))
+    found = timing.race(runs, budget_s=1.0)
+    assert (found["ours"].median, found["ours"].rounds) == (2.0, 2)
+    assert (found["rival"].median, found["rival"].rounds) == (6.0, 2)
+    assert (found["hopeless"].median, found["hopeless"].rounds) == (99.0, 1)
+
+
 # ---- on a GPU --------------------------------------------------------------------------------------------------------
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     import fake_cuda
