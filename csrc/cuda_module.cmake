@@ -47,7 +47,7 @@ else()
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # and libcuda is opened by its first call: imports where there is no driver
   enable_language(CUDA)
   pybind11_add_module(_cuda NO_EXTRAS ${GK_CUDA_HOST} csrc/cuda/runtime.cpp ${GK_CUDA_KERNELS})
-  set_target_properties(_cuda PROPERTIES CUDA_ARCHITECTURES "${GK_CUDA_ARCHS}" CUDA_VISIBILITY_PRESET hidden)
+  set_target_properties(_cuda PROPERTIES CUDA_ARCHITECTURES OFF CUDA_VISIBILITY_PRESET hidden)
   # what nvcc itself uses: find_package(CUDAToolkit) does not know the layout of the toolkit's pip packages
   target_include_directories(_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   # -fmad=false: a*b + c is fused only where the source says multiply_add, hence the same bits as everywhere else
@@ -57,6 +57,6 @@ else()
   endif()
   target_compile_options(_cuda PRIVATE
     "$<$<COMPILE_LANGUAGE:CXX>:${warnings}>"
-    "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-Xcompiler=${nvcc_warnings};$<$<BOOL:${GANKERNELS_WERROR}>:-Werror=all-warnings>>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:${GK_CUDA_GENCODE};-fmad=false;-Xcompiler=${nvcc_warnings};$<$<BOOL:${GANKERNELS_WERROR}>:-Werror=all-warnings>>")
 endif()
 install(TARGETS _cuda DESTINATION gankernels)
