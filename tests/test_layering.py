@@ -35,7 +35,9 @@ ARROWS = {
     "gankernels": {"nn", "ops", "optim", "autograd", "backends"},
 }
 # Imported inside the functions that use them, so that `import gankernels` and unrelated commands do without.
-HEAVY = {"h5py", "matplotlib", "tqdm", "safetensors", "torch", "tensorboard", "tensorboardX", "scipy", "tomli"}
+HEAVY = {
+    "h5py", "matplotlib", "tqdm", "safetensors", "torch", "tensorboard", "tensorboardX", "scipy", "tomli", "ml_dtypes",
+}  # fmt: skip
 
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
 CPP_FILES = sorted(f for pattern in ("*.hpp", "*.cpp", "*.inl", "*.inc", "*.cu", "*.cuh") for f in CSRC.rglob(pattern))

@@ -6,14 +6,29 @@
 
 #include <type_traits>
 
+#include "../core/bfloat16.hpp"
 #include "convert.hpp"
 
 namespace gk {
 
+// NumPy's number of an element's type. That of bfloat16, which NumPy does not have, is given out anew in every process:
+// it is known by kind and size.
+constexpr int kBfloat16 = -2;
+template <class T>
+int type_number() {
+  if constexpr (std::is_same_v<T, bfloat16>)
+    return kBfloat16;
+  else
+    return pybind11::dtype::num_of<T>();
+}
+inline int type_number(const py::dtype& type) {
+  return type.kind() == 'V' && type.itemsize() == sizeof(bfloat16) ? kBfloat16 : type.num();
+}
+
 // A DeviceArray as kernels see it; strides in elements.
 struct NativeView {
   View<void> view;
-  int dtype = -1;              // NumPy's type number
+  int dtype = -1;              // type_number
   bool writable_shape = true;  // no broadcast axis
 
   static NativeView* of(py::handle array) {
@@ -32,7 +47,7 @@ struct NativeView {
     if (rank > kMaxRank)
       throw py::value_error("a device array has " + std::to_string(rank) + " axes, kernels take " +
                             std::to_string(kMaxRank) + " at most");
-    dtype = type.num();
+    dtype = type_number(type);
     view.rank = rank;
     const auto itemsize = static_cast<int64_t>(type.itemsize());
     for (int i = 0; i < rank; ++i) {
@@ -59,7 +74,7 @@ struct type_caster<gk::View<T>> {
     using Value = std::remove_const_t<T>;
     if (!hasattr(source, "native")) return false;
     const gk::NativeView* native = gk::NativeView::of(source);
-    if (native->dtype != pybind11::dtype::num_of<Value>()) return false;
+    if (native->dtype != gk::type_number<Value>()) return false;
     if (!std::is_const_v<T> && !native->writable_shape) return false;
     value.data = static_cast<T*>(native->view.data);
     value.rank = native->view.rank;

@@ -61,6 +61,17 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::register_exception<cuda::OutOfMemory>(m, "OutOfMemoryError", PyExc_MemoryError);
 
 #include "bind_kernels.inc"
+#define GK_BIND_BFLOAT16(m, name) bind_kernel(m, #name, &kernels::name<bfloat16>)
+  GK_BIND_BFLOAT16(m, gate);
+  GK_BIND_BFLOAT16(m, select);
+  GK_BIND_BFLOAT16(m, copy);
+  GK_BIND_BFLOAT16(m, fill);
+  GK_BIND_FROM(m, cast, bfloat16);
+  bind_kernel(m, "cast", &kernels::cast<float, bfloat16>);
+  bind_kernel(m, "cast", &kernels::cast<double, bfloat16>);
+  bind_kernel(m, "cast", &kernels::cast<int64_t, bfloat16>);
+  bind_kernel(m, "cast", &kernels::cast<bool, bfloat16>);
+  bind_kernel(m, "cast", &kernels::cast<bfloat16, bfloat16>);
   GK_BIND(m, conv_moments);
   GK_BIND(m, conv_transpose_moments);
   GK_BIND(m, upsample_conv_moments);

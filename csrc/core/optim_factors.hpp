@@ -6,11 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define GK_HOST_DEVICE __host__ __device__
-#else
-#define GK_HOST_DEVICE
-#endif
+#include "host_device.hpp"
 
 namespace gk {
 

@@ -48,7 +48,7 @@ void then(ConvSlot slot, View<T> out, const ConvGeometry& g, ConvAlgorithm a, co
 
 template <class T>
 void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
-                   View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+                   View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   then<T>(
       ConvSlot::y, y, g, a, {bias, slope}, p, seed, offset,
       [&](ConvAlgorithm path, const Finish<T>& finish) {
@@ -60,7 +60,7 @@ void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeomet
 
 template <class T>
 void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
-                             View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+                             View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   then<T>(
       ConvSlot::x, x, g, a, {bias, slope}, p, seed, offset,
       [&](ConvAlgorithm path, const Finish<T>& finish) {
@@ -72,14 +72,14 @@ void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const 
 
 template <class T>
 void upsample_conv_epilogue(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
-                            View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+                            View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   upsample_conv<T>(x, w, y, g, a);
   epilogue<T>(flat(y), bias, slope, p, seed, offset);
 }
 
 template <class T>
-void matmul_epilogue(View<const T> a, View<const T> b, View<T> c, MatmulPrecision precision, View<const T> bias,
-                     double slope, double p, uint64_t seed, uint64_t offset) {
+void matmul_epilogue(View<const T> a, View<const T> b, View<T> c, MatmulPrecision precision,
+                     View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   matmul<T>(a, b, c, precision);
   View<T> rows = c;  // of one matrix
   rows.rank = 2, rows.shape[0] = c.shape[1], rows.shape[1] = c.shape[2];

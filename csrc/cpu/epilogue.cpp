@@ -55,7 +55,7 @@ void in_blocks(const View<T>& y, double p, uint64_t seed, uint64_t offset, F&& f
 }  // namespace
 
 template <class T>
-void epilogue(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+void epilogue(View<T> y, View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   const auto& table = elements<T>();
   const Channels channels(y);
   const bool biased = bias.size() != 0;
@@ -72,8 +72,8 @@ void epilogue(View<T> y, View<const T> bias, double slope, double p, uint64_t se
 }
 
 template <class T>
-void norm_epilogue(View<const T> x, View<const T> scale, View<const T> shift, View<T> y, double slope, double p,
-                   uint64_t seed, uint64_t offset) {
+void norm_epilogue(View<const T> x, View<const Compute<T>> scale, View<const Compute<T>> shift, View<T> y, double slope,
+                   double p, uint64_t seed, uint64_t offset) {
   const auto& table = elements<T>();
   const auto affine = table.unary[static_cast<int>(UnaryOp::affine)];
   const Channels channels(y);
@@ -89,7 +89,7 @@ void norm_epilogue(View<const T> x, View<const T> scale, View<const T> shift, Vi
 }
 
 template <class T>
-void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<T> gbias, double slope, double p) {
+void epilogue_backward(View<const T> y, View<const T> ct, View<T> gx, View<Compute<T>> gbias, double slope, double p) {
   const auto& table = elements<T>();
   const Channels channels(y);
   const bool biased = gbias.size() != 0;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../core/bfloat16.hpp"
 #include "../core/geometry.hpp"
 #include "../core/operators.hpp"
 #include "../core/view.hpp"
@@ -14,7 +15,7 @@ using std::uint64_t;
 
 // y = dropout(leaky_relu(y + bias[c])) in place
 template <class T>
-void epilogue(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+void epilogue(View<T> y, View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset);
 
 // What dropout multiplies the elements by that it keeps.
 inline double dropout_scale(double p) { return p < 1.0 ? 1.0 / (1.0 - p) : 0.0; }

@@ -149,7 +149,7 @@ std::vector<P> channel_parts(const ChannelBlocks& blocks, int64_t first, int64_t
 }  // namespace
 
 template <class T>
-void channel_moments(View<const T> x, View<T> mean, View<T> variance) {
+void channel_moments(View<const T> x, View<Compute<T>> mean, View<Compute<T>> variance) {
   if (x.shape[0] * x.shape[2] == 0) {
     fill<T>(mean, NAN);
     return fill<T>(variance, NAN);
@@ -170,7 +170,7 @@ void channel_moments(View<const T> x, View<T> mean, View<T> variance) {
 }
 
 template <class T>
-void channel_affine(View<const T> x, View<const T> scale, View<const T> shift, View<T> y) {
+void channel_affine(View<const T> x, View<const Compute<T>> scale, View<const Compute<T>> shift, View<T> y) {
   const auto affine = elements<T>().unary[static_cast<int>(UnaryOp::affine)];
   const auto broadcast = [&](const View<const T>& v) {
     View<const T> b = x;
@@ -194,9 +194,9 @@ namespace {
 
 // Both passes for a few channels at a time, which stay in the cache between them; y is empty without a gate.
 template <class T>
-void norm_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
-                   View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, Gate gate, double slope,
-                   double scale) {
+void norm_backward(View<const T> x, View<const T> y, View<const T> ct, View<const Compute<T>> mean,
+                   View<const Compute<T>> rstd, View<const Compute<T>> weight, View<T> gx, View<Compute<T>> gweight,
+                   View<Compute<T>> gbias, Gate gate, double slope, double scale) {
   const auto& table = elements<T>();
   const ChannelBlocks blocks(x);
   const int64_t C = blocks.C, size = blocks.N * blocks.L;
@@ -252,14 +252,15 @@ void norm_backward(View<const T> x, View<const T> y, View<const T> ct, View<cons
 }  // namespace
 
 template <class T>
-void batch_norm_backward(View<const T> x, View<const T> ct, View<const T> mean, View<const T> rstd,
-                         View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias) {
+void batch_norm_backward(View<const T> x, View<const T> ct, View<const Compute<T>> mean, View<const Compute<T>> rstd,
+                         View<const Compute<T>> weight, View<T> gx, View<Compute<T>> gweight, View<Compute<T>> gbias) {
   norm_backward<T>(x, {}, ct, mean, rstd, weight, gx, gweight, gbias, Gate::none, 1.0, 1.0);
 }
 
 template <class T>
-void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
-                            View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, double slope, double p) {
+void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const Compute<T>> mean,
+                            View<const Compute<T>> rstd, View<const Compute<T>> weight, View<T> gx,
+                            View<Compute<T>> gweight, View<Compute<T>> gbias, double slope, double p) {
   norm_backward(x, y, ct, mean, rstd, weight, gx, gweight, gbias, p > 0.0 ? Gate::mark : Gate::sign, slope,
                 p > 0.0 ? dropout_scale(p) : 1.0);
 }

@@ -108,27 +108,28 @@ void conv_transpose(View<const T> y, View<const T> w, View<T> x, const ConvGeome
 
 template <class T>
 void conv_epilogue(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
-                   View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+                   View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   conv_then(x, w, y, g, a, epilogue_of(y, bias, slope, p, seed, offset));
 }
 
 template <class T>
 void conv_transpose_epilogue(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
-                             View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+                             View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   conv_transpose_then(y, w, x, g, a, epilogue_of(x, bias, slope, p, seed, offset));
 }
 
 template <class T>
-void conv_moments(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a, View<T> mean,
-                  View<T> variance, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+void conv_moments(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
+                  View<Compute<T>> mean, View<Compute<T>> variance, View<const Compute<T>> bias, double slope, double p,
+                  uint64_t seed, uint64_t offset) {
   with_moments(y, mean, variance, epilogue_of(y, bias, slope, p, seed, offset),
                [&](const Epilogue<T>& after) { conv_then(x, w, y, g, a, after); });
 }
 
 template <class T>
 void conv_transpose_moments(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
-                            View<T> mean, View<T> variance, View<const T> bias, double slope, double p, uint64_t seed,
-                            uint64_t offset) {
+                            View<Compute<T>> mean, View<Compute<T>> variance, View<const Compute<T>> bias, double slope,
+                            double p, uint64_t seed, uint64_t offset) {
   with_moments(x, mean, variance, epilogue_of(x, bias, slope, p, seed, offset),
                [&](const Epilogue<T>& after) { conv_transpose_then(y, w, x, g, a, after); });
 }

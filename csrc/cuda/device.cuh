@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "../core/bfloat16.hpp"
+
 #if defined(GK_EMULATED)
 #include "emulator/model.hpp"
 #else
@@ -99,26 +101,16 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
 
-// ---- bfloat16: storage only; arithmetic is float -------------------------------------------------------------------
-struct bf16 {
-  uint16_t bits;
-};
-__device__ __forceinline__ uint32_t float_bits(float x) { return __float_as_uint(x); }
-__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
-// to nearest, ties to even; NaN stays NaN
-__device__ __forceinline__ bf16 to_bf16(float x) {
-  const uint32_t u = __float_as_uint(x);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>(u >> 16 | 0x40u)};
-  return {static_cast<uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16)};
-}
-// two values in the halves of a word, the first in the low one, as the tensor core reads them
+// ---- bfloat16 (core/bfloat16.hpp) in words
+// ---------------------------------------------------------------------------
+// Two bfloat16 in the halves of a word, the first in the low one, as the tensor core reads them
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 #if defined(__CUDA_ARCH__)
   uint32_t u;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(high), "f"(low));
   return u;
 #else
-  return static_cast<uint32_t>(to_bf16(low).bits) | static_cast<uint32_t>(to_bf16(high).bits) << 16;
+  return static_cast<uint32_t>(bfloat16(low).bits) | static_cast<uint32_t>(bfloat16(high).bits) << 16;
 #endif
 }
 

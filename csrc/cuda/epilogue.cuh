@@ -11,28 +11,28 @@
 
 namespace gk::cuda {
 
-// Nothing, unless made by epilogue_of.
+// Nothing, unless made by epilogue_of. T is y's, the values are Compute<T> until they are stored.
 template <class T>
 struct Epilogue {
   const T* y = nullptr;  // an element's distance from it is its number for Philox; nullptr: no epilogue
-  const T* bias = nullptr;
+  const Compute<T>* bias = nullptr;
   int64_t bias_step = 0;
-  T slope = 1, scale = 1;
+  Compute<T> slope = 1, scale = 1;
   bool drops = false;
   uint32_t threshold = 0;
   uint64_t seed = 0;
   Counter counter{};
-  StoredMoments<T>* moments = nullptr;  // on the host: asked for, where a kernel holds them when it stores y
-  MomentState<T>* found = nullptr;      // on the device: (pieces, channels), of what was stored
+  StoredMoments<T>* moments = nullptr;       // on the host: asked for, where a kernel holds them when it stores y
+  MomentState<Compute<T>>* found = nullptr;  // on the device: (pieces, channels), of what was stored
 };
 
 // For the kernel that this thread queues next; arguments as in core/epilogues.inc.
 template <class T>
-Epilogue<T> epilogue_of(View<T> y, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+Epilogue<T> epilogue_of(View<T> y, View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset);
 
 // The same for run(epilogue), which may gather the moments of y.
 template <class T, class Run>
-void with_moments(View<T> y, View<T> mean, View<T> variance, Epilogue<T> after, Run run) {
+void with_moments(View<T> y, View<Compute<T>> mean, View<Compute<T>> variance, Epilogue<T> after, Run run) {
   StoredMoments<T> moments(y.shape[1]);
   after.moments = &moments;
   run(after);
@@ -63,14 +63,15 @@ __device__ __forceinline__ void words_of(uint64_t seed, uint64_t block, int64_t 
 // Neighbours in memory from `to` on, which is a multiple of kAlign elements from y's beginning; the channel grows by
 // `channel_step` from one to the next.
 template <int kAlign, class T, int N>
-__device__ __forceinline__ void finish(const Epilogue<T>& e, T (&value)[N], const T* to, int64_t channel,
+__device__ __forceinline__ void finish(const Epilogue<T>& e, Compute<T> (&value)[N], const T* to, int64_t channel,
                                        int64_t channel_step) {
+  using C = Compute<T>;
   if (e.bias != nullptr) {
-    const T* const bias = e.bias + channel * e.bias_step;
+    const C* const bias = e.bias + channel * e.bias_step;
     GK_UNROLL
     for (int i = 0; i < N; ++i) value[i] = value[i] + bias[i * channel_step * e.bias_step];
   }
-  if (e.slope != T(1)) {
+  if (e.slope != C(1)) {
     GK_UNROLL
     for (int i = 0; i < N; ++i) value[i] = leaky_relu(value[i], e.slope);
   }
@@ -79,13 +80,13 @@ __device__ __forceinline__ void finish(const Epilogue<T>& e, T (&value)[N], cons
     words_of<N, kAlign>(e.seed, e.counter.value(), to - e.y, word);
     GK_UNROLL
     for (int i = 0; i < N; ++i) {
-      const T v = value[i] * e.scale;
-      value[i] = is_kept(word[i], e.threshold) ? (v == T(0) ? T(-0.0) : v) : T(0);
+      const C v = static_cast<T>(value[i] * e.scale);  // as it is stored: the zeros of T are marked
+      value[i] = is_kept(word[i], e.threshold) ? (v == C(0) ? C(-0.0) : v) : C(0);
     }
   }
 }
 
-// The gradient at an element before an epilogue, given y after it and the cotangent of y.
+// The gradient at an element before an epilogue, given y after it and the cotangent of y; T is what is computed in.
 template <class T>
 struct EpilogueGradient {
   T slope, scale;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../core/bfloat16.hpp"
 #include "../core/geometry.hpp"
 #include "../core/operators.hpp"
 #include "../core/view.hpp"
@@ -15,14 +16,15 @@ using std::uint64_t;
 // Convolutions with an epilogue and the moments of their output, mean(C) and variance(C) as channel_moments gives them,
 // without another pass over it where a block holds it when it is stored.
 template <class T>
-void conv_moments(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a, View<T> mean,
-                  View<T> variance, View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset);
+void conv_moments(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g, ConvAlgorithm a,
+                  View<Compute<T>> mean, View<Compute<T>> variance, View<const Compute<T>> bias, double slope, double p,
+                  uint64_t seed, uint64_t offset);
 template <class T>
 void conv_transpose_moments(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
-                            View<T> mean, View<T> variance, View<const T> bias, double slope, double p, uint64_t seed,
-                            uint64_t offset);
+                            View<Compute<T>> mean, View<Compute<T>> variance, View<const Compute<T>> bias, double slope,
+                            double p, uint64_t seed, uint64_t offset);
 template <class T>
 void upsample_conv_moments(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
-                           View<T> mean, View<T> variance, View<const T> bias, double slope, double p, uint64_t seed,
-                           uint64_t offset);
+                           View<Compute<T>> mean, View<Compute<T>> variance, View<const Compute<T>> bias, double slope,
+                           double p, uint64_t seed, uint64_t offset);
 }  // namespace gk::cuda

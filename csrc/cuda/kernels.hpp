@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../core/bfloat16.hpp"
 #include "../core/geometry.hpp"
 #include "../core/operators.hpp"
 #include "../core/view.hpp"

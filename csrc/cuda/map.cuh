@@ -2,7 +2,7 @@
 // bound by memory, so a thread takes a pack of 16 bytes where all arrays allow it: each is contiguous along the
 // innermost axis, or constant along it (a broadcast operand, read once). Otherwise packs are single elements;
 // neighbouring threads still read neighbouring cells. No loop: as many threads as packs, enough loads in flight at full
-// occupancy.
+// occupancy. A functor computes in Compute of the arrays' type.
 #pragma once
 
 #include "launch.cuh"
@@ -29,7 +29,7 @@ __device__ __forceinline__ void map_pack(const F& f, int valid, Y* y, const Pack
   Pack<Y, W> result;
   GK_UNROLL
   for (int j = 0; j < W; ++j)
-    if (W == 1 || j < valid) result.value[j] = f(packs.value[j]...);
+    if (W == 1 || j < valid) result.value[j] = static_cast<Y>(f(packs.value[j]...));
   store_pack<W>(y, result);
 }
 
@@ -39,7 +39,7 @@ __device__ __forceinline__ void map_at(std::index_sequence<I...>, const F& f, co
   int64_t at[1 + sizeof...(X)];
   axes.offsets(i, at);
   if (valid == W) return map_pack<W>(f, W, y + at[0], load_operand<W>(x + at[1 + I], constant >> I & 1)...);
-  for (int j = 0; j < valid; ++j) y[at[0] + j] = f(x[at[1 + I] + (constant >> I & 1 ? 0 : j)]...);
+  for (int j = 0; j < valid; ++j) y[at[0] + j] = static_cast<Y>(f(x[at[1 + I] + (constant >> I & 1 ? 0 : j)]...));
 }
 
 // Blocks that one multiprocessor should hold. 0: the compiler decides, which spills a number for a fifth block where

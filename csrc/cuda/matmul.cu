@@ -45,8 +45,8 @@ void matmul(View<const T> a, View<const T> b, View<T> c, MatmulPrecision p) {
 }
 
 template <class T>
-void matmul_epilogue(View<const T> a, View<const T> b, View<T> c, MatmulPrecision precision, View<const T> bias,
-                     double slope, double p, uint64_t seed, uint64_t offset) {
+void matmul_epilogue(View<const T> a, View<const T> b, View<T> c, MatmulPrecision precision,
+                     View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   GK_CHECK(c.shape[0] == 1, "an epilogue of a batch of products");
   product(a, b, c, precision, epilogue_of(c, bias, slope, p, seed, offset));
 }

@@ -60,13 +60,13 @@ class StoredMoments {
   explicit StoredMoments(int64_t channels) : channels_(channels) {}
 
   // found(pieces, channels), all of which the kernel that is queued next fills in.
-  MomentState<T>* found(int64_t pieces);
+  MomentState<Compute<T>>* found(int64_t pieces);
   // mean(C), variance(C) of y(N, C, ...), contiguous: from what was found, else in a pass over y.
-  void join(View<T> y, View<T> mean, View<T> variance) const;
+  void join(View<T> y, View<Compute<T>> mean, View<Compute<T>> variance) const;
 
  private:
   int64_t channels_, pieces_ = 0;
-  std::optional<Scratch<MomentState<T>>> found_;
+  std::optional<Scratch<MomentState<Compute<T>>>> found_;
 };
 
 }  // namespace gk::cuda

@@ -17,7 +17,7 @@ struct Moments {
   using State = MomentState<double>;
   using Running = MomentSums<double>;
   const T* x;
-  T *mean, *variance;
+  Compute<T>*mean, *variance;
   int64_t mean_step, variance_step;
 
   __device__ Running start(int64_t) const { return Running(); }
@@ -25,9 +25,9 @@ struct Moments {
   __device__ State state(const Running& s) const { return s.state(); }
   __device__ void join(State& a, const State& b) const { a.join(b); }
   __device__ void finish(const State& s, int64_t c) const {
-    mean[c * mean_step] = static_cast<T>(s.mean);
+    mean[c * mean_step] = static_cast<Compute<T>>(s.mean);
     variance[c * variance_step] =
-        static_cast<T>(s.square_sum > 0 || s.square_sum != s.square_sum ? s.square_sum / s.count : 0.0);
+        static_cast<Compute<T>>(s.square_sum > 0 || s.square_sum != s.square_sum ? s.square_sum / s.count : 0.0);
   }
 };
 
@@ -37,11 +37,11 @@ struct FoundMoments {
   using State = MomentState<double>;
   using Running = State;
   Moments<T> moments;
-  const MomentState<T>* found;
+  const MomentState<Compute<T>>* found;
 
   __device__ Running start(int64_t) const { return {0, 0, 0}; }
   __device__ void add(Running& s, const int64_t (&offset)[1]) const {
-    const MomentState<T> piece = found[offset[0]];
+    const MomentState<Compute<T>> piece = found[offset[0]];
     s.join({static_cast<double>(piece.count), static_cast<double>(piece.mean), static_cast<double>(piece.square_sum)});
   }
   __device__ State state(const Running& s) const { return s; }
@@ -203,8 +203,9 @@ void reduce_channels(const R& r, const View<V>&... x) {
 
 // `given` are arrays of x's shape, of which `cotangent` makes the cotangents of the normalised elements.
 template <class T, class F, class... V>
-void norm_backward(const F& cotangent, View<const T> x, View<const T> mean, View<const T> rstd, View<const T> weight,
-                   View<T> gx, View<T> gweight, View<T> gbias, const View<V>&... given) {
+void norm_backward(const F& cotangent, View<const T> x, View<const Compute<T>> mean, View<const Compute<T>> rstd,
+                   View<const Compute<T>> weight, View<T> gx, View<Compute<T>> gweight, View<Compute<T>> gbias,
+                   const View<V>&... given) {
   if (x.size() == 0) {
     fill(gweight, 0.0);
     return fill(gbias, 0.0);
@@ -235,7 +236,7 @@ void norm_backward(const F& cotangent, View<const T> x, View<const T> mean, View
 }  // namespace
 
 template <class T>
-void channel_moments(View<const T> x, View<T> mean, View<T> variance) {
+void channel_moments(View<const T> x, View<Compute<T>> mean, View<Compute<T>> variance) {
   if (x.size() == 0) {
     fill(mean, NAN);
     return fill(variance, NAN);
@@ -244,13 +245,13 @@ void channel_moments(View<const T> x, View<T> mean, View<T> variance) {
 }
 
 template <class T>
-MomentState<T>* StoredMoments<T>::found(int64_t pieces) {
+MomentState<Compute<T>>* StoredMoments<T>::found(int64_t pieces) {
   pieces_ = pieces;
   return found_.emplace(pieces * channels_).data();
 }
 
 template <class T>
-void StoredMoments<T>::join(View<T> y, View<T> mean, View<T> variance) const {
+void StoredMoments<T>::join(View<T> y, View<Compute<T>> mean, View<Compute<T>> variance) const {
   const Moments<T> moments{y.data, mean.data, variance.data, mean.stride[0], variance.stride[0]};
   if (pieces_ == 0) {
     View<const T> rows{y.data, 3, {y.shape[0], y.shape[1], 1}, {}};
@@ -265,20 +266,20 @@ void StoredMoments<T>::join(View<T> y, View<T> mean, View<T> variance) const {
 }
 
 template <class T>
-void channel_affine(View<const T> x, View<const T> scale, View<const T> shift, View<T> y) {
+void channel_affine(View<const T> x, View<const Compute<T>> scale, View<const Compute<T>> shift, View<T> y) {
   map(Affine<T>(), y, x, along_channels(x, scale.data, scale.stride[0]),
       along_channels(x, shift.data, shift.stride[0]));
 }
 
 template <class T>
-void batch_norm_backward(View<const T> x, View<const T> ct, View<const T> mean, View<const T> rstd,
-                         View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias) {
+void batch_norm_backward(View<const T> x, View<const T> ct, View<const Compute<T>> mean, View<const Compute<T>> rstd,
+                         View<const Compute<T>> weight, View<T> gx, View<Compute<T>> gweight, View<Compute<T>> gbias) {
   norm_backward(Given<T>(), x, mean, rstd, weight, gx, gweight, gbias, ct);
 }
 
 template <class T>
-void norm_epilogue(View<const T> x, View<const T> scale, View<const T> shift, View<T> y, double slope, double p,
-                   uint64_t seed, uint64_t offset) {
+void norm_epilogue(View<const T> x, View<const Compute<T>> scale, View<const Compute<T>> shift, View<T> y, double slope,
+                   double p, uint64_t seed, uint64_t offset) {
   GK_CHECK(x.is_contiguous(), "norm_epilogue of an array with gaps");
   const Normal<T> n{x.data,          scale.data,      shift.data,
                     scale.stride[0], shift.stride[0], x.size(),
@@ -288,8 +289,9 @@ void norm_epilogue(View<const T> x, View<const T> scale, View<const T> shift, Vi
 }
 
 template <class T>
-void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const T> mean, View<const T> rstd,
-                            View<const T> weight, View<T> gx, View<T> gweight, View<T> gbias, double slope, double p) {
+void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const Compute<T>> mean,
+                            View<const Compute<T>> rstd, View<const Compute<T>> weight, View<T> gx,
+                            View<Compute<T>> gweight, View<Compute<T>> gbias, double slope, double p) {
   norm_backward(Gated<T>{EpilogueGradient<T>(slope, p)}, x, mean, rstd, weight, gx, gweight, gbias, ct, y);
 }
 

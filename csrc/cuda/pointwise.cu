@@ -46,7 +46,7 @@ struct Fill {
 
 template <class T>
 void gate(View<const T> reference, View<const T> x, View<T> y, double slope) {
-  map(Gate<T>{static_cast<T>(slope)}, y, reference, x);
+  map(Gate<Compute<T>>{static_cast<Compute<T>>(slope)}, y, reference, x);
 }
 
 template <class T>
@@ -75,18 +75,22 @@ void cast(View<const S> x, View<T> y) {
   template void fill<T>(View<T>, double);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 GK_INSTANTIATE(int64_t)
 GK_INSTANTIATE(bool)
-#define GK_INSTANTIATE_CAST(S)                                  \
-  template void cast<S, float>(View<const S>, View<float>);     \
-  template void cast<S, double>(View<const S>, View<double>);   \
-  template void cast<S, int64_t>(View<const S>, View<int64_t>); \
+#define GK_INSTANTIATE_CAST(S)                                    \
+  template void cast<S, float>(View<const S>, View<float>);       \
+  template void cast<S, double>(View<const S>, View<double>);     \
+  template void cast<S, bfloat16>(View<const S>, View<bfloat16>); \
+  template void cast<S, int64_t>(View<const S>, View<int64_t>);   \
   template void cast<S, bool>(View<const S>, View<bool>);
 GK_INSTANTIATE_CAST(float)
 GK_INSTANTIATE_CAST(double)
+GK_INSTANTIATE_CAST(bfloat16)
 GK_INSTANTIATE_CAST(int64_t)
 GK_INSTANTIATE_CAST(bool)
 template void gate<float>(View<const float>, View<const float>, View<float>, double);
 template void gate<double>(View<const double>, View<const double>, View<double>, double);
+template void gate<bfloat16>(View<const bfloat16>, View<const bfloat16>, View<bfloat16>, double);
 
 }  // namespace gk::cuda

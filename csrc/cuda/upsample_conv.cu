@@ -83,14 +83,14 @@ void upsample_conv(View<const T> x, View<const T> w, View<T> y, const UpsampleCo
 
 template <class T>
 void upsample_conv_epilogue(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
-                            View<const T> bias, double slope, double p, uint64_t seed, uint64_t offset) {
+                            View<const Compute<T>> bias, double slope, double p, uint64_t seed, uint64_t offset) {
   upsample_conv_then(x, w, y, g, a, epilogue_of(y, bias, slope, p, seed, offset));
 }
 
 template <class T>
 void upsample_conv_moments(View<const T> x, View<const T> w, View<T> y, const UpsampleConvGeometry& g, ConvAlgorithm a,
-                           View<T> mean, View<T> variance, View<const T> bias, double slope, double p, uint64_t seed,
-                           uint64_t offset) {
+                           View<Compute<T>> mean, View<Compute<T>> variance, View<const Compute<T>> bias, double slope,
+                           double p, uint64_t seed, uint64_t offset) {
   with_moments(y, mean, variance, epilogue_of(y, bias, slope, p, seed, offset),
                [&](const Epilogue<T>& after) { upsample_conv_then(x, w, y, g, a, after); });
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gankernels.backends import kernels, recording
+from gankernels.backends import dtypes, kernels, recording
 from gankernels.backends.device_array import DeviceArray
 
 name = "cuda"
@@ -69,9 +69,9 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
     MemoryError
         If the device has not that much memory; the message says what is held and what would fit.
     """
-    dtype = np.dtype(dtype)
-    if dtype not in _DTYPES:
-        raise TypeError(f"a CUDA array holds float32, float64, int64 or bool, not {dtype}")
+    dtype = dtypes.named(dtype)
+    if dtype not in _DTYPES and not dtypes.is_bfloat16(dtype):
+        raise TypeError(f"a CUDA array holds bfloat16, float32, float64, int64 or bool, not {dtype}")
     return DeviceArray(native.Buffer(prod(shape) * dtype.itemsize), tuple(shape), dtype, _this())
 
 

@@ -1,0 +1,43 @@
+"""The dtypes of arrays: NumPy's, and bfloat16, which NumPy has from the package ml_dtypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gankernels._extras import require
+
+__all__ = ["bfloat16", "compute_dtype", "is_bfloat16", "is_float", "named"]
+
+
+def bfloat16() -> np.dtype[Any]:
+    """The dtype of arrays that hold bfloat16: 8 bits of precision, the exponents of float32.
+
+    Raises
+    ------
+    MissingExtra
+        If ml_dtypes is not installed.
+    """
+    ml_dtypes = require("ml_dtypes", extra="bfloat16", purpose="an array of bfloat16")
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether this is the dtype of bfloat16; imports nothing."""
+    return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers with a fraction are held: float32, float64 or bfloat16."""
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What kernels compute in: float32 for bfloat16, else the dtype itself."""
+    return np.dtype(np.float32) if is_bfloat16(dtype) else dtype
+
+
+def named(dtype: Any) -> np.dtype[Any]:
+    """A dtype from what names it, "bfloat16" too; TypeError if nothing is called so."""
+    return bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
