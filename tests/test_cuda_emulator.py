@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gankernels.backends import cuda
+from gankernels.backends.device_array import DeviceArray
 
 if cuda.native is None or not cuda.native.emulated:
     pytest.skip("the CUDA module of this copy is not built for the emulator", allow_module_level=True)
@@ -94,6 +95,15 @@ def test_an_access_outside_of_an_array_is_named() -> None:
     a.shape = (200,)
     with pytest.raises(RuntimeError, match=r"emulator: .*a write of .* bytes outside of every array"):
         cuda.fill(a, 1.0)
+
+
+def test_neighbours_that_share_a_word_are_told_apart() -> None:
+    a = cuda.cast(_array(70), "bfloat16")
+    cuda.unary("negate", a[1:], a[1:])  # every thread in two bytes of its own
+    over_the_same = DeviceArray(a.buffer, (30,), np.float32, cuda)
+    for x, y in [(a[:-1], a[1:]), (a[2:], a[:-2]), (a[1:31], over_the_same)]:
+        with pytest.raises(RuntimeError, match="race in global memory"):
+            native.copy(x, y) if x.dtype == y.dtype else native.cast(x, y)
 
 
 def test_memory_is_not_zero_before_it_is_written() -> None:

@@ -1,7 +1,8 @@
 // Every load and store of the kernels arrives here: the sources are compiled with -fsanitize=thread, whose calls this
 // file answers in place of that library. Checked are alignment, bounds, and races: two threads touch the same bytes,
-// one of them writes, and no barrier lies between. Each 4 bytes of memory have a cell that holds the last write and the
-// last reads of the running launch, with the barriers passed by then (the epochs of Lamport's ordering).
+// one of them writes, and no barrier lies between. Each word of memory has a cell that holds the last write and the
+// last reads of the running launch, with the barriers passed by then (the epochs of Lamport's ordering). Neighbours
+// that share a word have cells of their own: those of its halves, for accesses to less than the word.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -13,17 +14,22 @@ namespace gk::emulator {
 namespace {
 
 constexpr size_t kDeviceBytes = size_t(16) << 30;  // of addresses; pages are touched only when used
-constexpr size_t kGranule = 4;
+constexpr size_t kWord = 4, kHalf = 2;
+constexpr uint8_t kWhole = 3;
 constexpr uint8_t kManyWarps = 2, kOneWarp = 1, kOneThread = 0;
 
 struct Record {
   uint32_t launch, block, block_epoch, warp_epoch;
   uint16_t thread;
-  uint8_t mask;     // which of the 4 bytes
+  uint8_t mask;     // which bytes of a half, or kWhole
   uint8_t readers;  // kOneThread, kOneWarp, kManyWarps
 };
 struct Cell {
   Record write, read;
+};
+struct Word {
+  Cell cell;
+  uint32_t halved;  // the last launch that had access to a part of it
 };
 
 void* addresses(size_t bytes) {
@@ -38,8 +44,10 @@ size_t pages(size_t bytes) { return (bytes + 512 + 4095) / 4096 * 4096; }
 struct Memory {
   unsigned char* device = static_cast<unsigned char*>(addresses(kDeviceBytes));
   unsigned char* live = static_cast<unsigned char*>(addresses(kDeviceBytes / 16));  // bytes in use of every 16
-  Cell* cells = static_cast<Cell*>(addresses(kDeviceBytes / kGranule * sizeof(Cell)));
-  Cell shared_cells[kSharedArena / kGranule] = {};
+  Word* words = static_cast<Word*>(addresses(kDeviceBytes / kWord * sizeof(Word)));
+  Cell* halves = static_cast<Cell*>(addresses(kDeviceBytes / kHalf * sizeof(Cell)));
+  Word shared_words[kSharedArena / kWord] = {};
+  Cell shared_halves[kSharedArena / kHalf] = {};
   unsigned char* next = device;
   std::vector<std::pair<size_t, void*>> released;
   bool checks = true;
@@ -63,7 +71,7 @@ std::string who(const Record& r) {
 }
 
 // `own`: the memory is the block's own, what another block did there is past.
-void note(Cell& cell, const Running& now, uint8_t mask, bool write, bool own, size_t offset) {
+void check(const Cell& cell, const Running& now, uint8_t mask, bool write, bool own, size_t offset) {
   const char* space = own ? "shared" : "global";
   const auto clash = [&](const Record& r) {
     return r.launch == now.launch && !(own && r.block != now.block) && (r.mask & mask) && !ordered(r, now);
@@ -71,10 +79,13 @@ void note(Cell& cell, const Running& now, uint8_t mask, bool write, bool own, si
   if (clash(cell.write))
     fail(std::string("race in ") + space + " memory at byte " + std::to_string(offset) + ": " +
          (write ? "written" : "read") + " here, written by " + who(cell.write) + ", with no barrier between");
+  if (write && clash(cell.read))
+    fail(std::string("race in ") + space + " memory at byte " + std::to_string(offset) + ": written here, read by " +
+         who(cell.read) + ", with no barrier between");
+}
+
+void record(Cell& cell, const Running& now, uint8_t mask, bool write) {
   if (write) {
-    if (clash(cell.read))
-      fail(std::string("race in ") + space + " memory at byte " + std::to_string(offset) + ": written here, read by " +
-           who(cell.read) + ", with no barrier between");
     cell.write = {now.launch, now.block, now.block_epoch, now.warp_epoch, static_cast<uint16_t>(now.thread),
                   mask,       kOneThread};
     return;
@@ -89,12 +100,29 @@ void note(Cell& cell, const Running& now, uint8_t mask, bool write, bool own, si
   r = {now.launch, now.block, now.block_epoch, now.warp_epoch, static_cast<uint16_t>(now.thread), mask, readers};
 }
 
-void note_range(Cell* cells, size_t offset, size_t bytes, const Running& now, bool write, bool own) {
-  for (size_t at = offset; at < offset + bytes;) {
-    const size_t in_granule = at % kGranule, n = std::min(kGranule - in_granule, offset + bytes - at);
-    const auto mask = static_cast<uint8_t>(((1u << n) - 1) << in_granule);
-    note(cells[at / kGranule], now, mask, write, own, at);
-    at += n;
+void note(Cell& cell, const Running& now, uint8_t mask, bool write, bool own, size_t offset) {
+  check(cell, now, mask, write, own, offset);
+  record(cell, now, mask, write);
+}
+
+void note_range(Word* words, Cell* halves, size_t offset, size_t bytes, const Running& now, bool write, bool own) {
+  const size_t end = offset + bytes;
+  for (size_t at = offset; at < end;) {
+    Word& word = words[at / kWord];
+    const size_t next = std::min((at / kWord + 1) * kWord, end);
+    if (next - at == kWord) {
+      if (word.halved == now.launch)
+        for (size_t half = at / kHalf; half < next / kHalf; ++half) check(halves[half], now, kWhole, write, own, at);
+      note(word.cell, now, kWhole, write, own, at);
+    } else {
+      check(word.cell, now, kWhole, write, own, at);
+      word.halved = now.launch;
+      for (; at < next; at = (at / kHalf + 1) * kHalf) {
+        const size_t n = std::min(kHalf - at % kHalf, next - at);
+        note(halves[at / kHalf], now, static_cast<uint8_t>(((1u << n) - 1) << at % kHalf), write, own, at);
+      }
+    }
+    at = next;
   }
 }
 
@@ -127,7 +155,8 @@ void check_access(const void* address, size_t bytes, size_t alignment, bool writ
   if (!inside)
     fail(std::string(write ? "a write" : "a read") + " of " + std::to_string(bytes) +
          " bytes outside of every array, in " + space + " memory at byte " + std::to_string(offset));
-  note_range(in_shared ? m.shared_cells : m.cells, offset, bytes, *now, write, in_shared);
+  note_range(in_shared ? m.shared_words : m.words, in_shared ? m.shared_halves : m.halves, offset, bytes, *now, write,
+             in_shared);
 }
 
 void* reserve_device_memory(size_t bytes) {
