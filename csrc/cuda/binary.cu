@@ -95,11 +95,12 @@ struct AnyCompare {
 
 template <class T>
 void binary(BinaryOp op, View<const T> a, View<const T> b, View<T> y) {
-  if constexpr (std::is_floating_point_v<T>) {
+  using C = Compute<T>;
+  if constexpr (std::is_floating_point_v<C>) {
     switch (op) {
 #define GK_CASE(name)  \
   case BinaryOp::name: \
-    return map_or_plain(Binary<BinaryOp::name, T>{}, AnyBinary<T>{op}, y, a, b);
+    return map_or_plain(Binary<BinaryOp::name, C>{}, AnyBinary<C>{op}, y, a, b);
       GK_BINARY_OPS(GK_CASE)
 #undef GK_CASE
       default:
@@ -112,7 +113,7 @@ void binary(BinaryOp op, View<const T> a, View<const T> b, View<T> y) {
 
 template <class T>
 void compare(CompareOp op, View<const T> a, View<const T> b, View<bool> y) {
-  map(AnyCompare<T>{op}, y, a, b);
+  map(AnyCompare<Compute<T>>{op}, y, a, b);
 }
 
 #define GK_INSTANTIATE(T)                                                   \
@@ -120,6 +121,7 @@ void compare(CompareOp op, View<const T> a, View<const T> b, View<bool> y) {
   template void compare<T>(CompareOp, View<const T>, View<const T>, View<bool>);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 GK_INSTANTIATE(int64_t)
 GK_INSTANTIATE(bool)
 

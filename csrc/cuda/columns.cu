@@ -54,7 +54,7 @@ __global__ void col2im_kernel(Columns<const T> cols, View<T> x, const ConvGeomet
     PhaseTaps at[3];
     for (int axis = 0; axis < 3; ++axis) at[axis] = phase_taps(axes.axis[axis], cell[axis]);
     const T* from = cols.data + n * cols.image + c * g.kernel[0] * g.kernel[1] * g.kernel[2] * cols.row;
-    T sum[1] = {0};
+    Compute<T> sum[1] = {0};
     for (int64_t d = 0; d < at[0].count; ++d)
       for (int64_t h = 0; h < at[1].count; ++h)
         for (int64_t w = 0; w < at[2].count; ++w) {
@@ -72,7 +72,7 @@ __global__ void col2im_kernel(Columns<const T> cols, View<T> x, const ConvGeomet
     T* const to = x.data + n * x.stride[0] + c * x.stride[1] + cell[0] * x.stride[2] + cell[1] * x.stride[3] +
                   cell[2] * x.stride[4];
     if (after.y != nullptr) finish<1>(after, sum, to, c, 0);
-    *to = sum[0];
+    *to = static_cast<T>(sum[0]);
   }
 }
 
@@ -113,5 +113,6 @@ void col2im(View<const T> cols, View<T> x, const ConvGeometry& g) {
   template void col2im<T>(View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

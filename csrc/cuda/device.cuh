@@ -80,8 +80,8 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T value[N];
 };
-template <class T>
-constexpr int kPackSize = 16 / sizeof(T);
+template <class T, int kAtMost = 16>
+constexpr int kPackSize = 16 / static_cast<int>(sizeof(T)) < kAtMost ? 16 / static_cast<int>(sizeof(T)) : kAtMost;
 
 // `p` must be aligned to the pack: sizeof(T) * N bytes.
 template <int N, class T>

@@ -33,13 +33,13 @@ __global__ void __launch_bounds__(kThreads)
                         int64_t columns) {
   const int64_t v = blockIdx.x, lane = threadIdx.x % kWarpSize;
   const int64_t first = int64_t(blockIdx.y) * kThreads, d = first + threadIdx.x;
-  T total = T(0);
+  Compute<T> total = 0;
   for (int64_t m = 0; m < count; m += kWarpSize) {
     const bool mine = m + lane < count && index[(m + lane) * step] == v;
     for (uint32_t left = __ballot_sync(kFullMask, mine); left != 0; left &= left - 1)
       if (d < columns) total += rows.at(m + __ffs(static_cast<int>(left)) - 1, d);
   }
-  if (d < columns) table.at(v, d) = total;
+  if (d < columns) table.at(v, d) = static_cast<T>(total);
 }
 
 }  // namespace
@@ -64,6 +64,7 @@ void scatter_rows(View<const T> rows, View<const int64_t> index, View<T> table) 
   template void scatter_rows<T>(View<const T>, View<const int64_t>, View<T>);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 template void gather_rows<int64_t>(View<const int64_t>, View<const int64_t>, View<int64_t>);
 template void gather_rows<bool>(View<const bool>, View<const int64_t>, View<bool>);
 

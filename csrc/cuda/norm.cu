@@ -16,8 +16,9 @@ template <class T>
 struct Moments {
   using State = MomentState<double>;
   using Running = MomentSums<double>;
+  using C = Compute<T>;
   const T* x;
-  Compute<T>*mean, *variance;
+  C *mean, *variance;
   int64_t mean_step, variance_step;
 
   __device__ Running start(int64_t) const { return Running(); }
@@ -25,9 +26,9 @@ struct Moments {
   __device__ State state(const Running& s) const { return s.state(); }
   __device__ void join(State& a, const State& b) const { a.join(b); }
   __device__ void finish(const State& s, int64_t c) const {
-    mean[c * mean_step] = static_cast<Compute<T>>(s.mean);
+    mean[c * mean_step] = static_cast<C>(s.mean);
     variance[c * variance_step] =
-        static_cast<Compute<T>>(s.square_sum > 0 || s.square_sum != s.square_sum ? s.square_sum / s.count : 0.0);
+        static_cast<C>(s.square_sum > 0 || s.square_sum != s.square_sum ? s.square_sum / s.count : 0.0);
   }
 };
 
@@ -71,9 +72,11 @@ struct GradientSums {
   struct Running {
     double mean, ct, ct_x;
   };
+  using C = Compute<T>;
   F cotangent;
-  const T *x, *given[kGiven], *mean, *rstd, *weight;
-  T *gweight, *gbias, *coefficients;  // coefficients(4, C): mean, a, slope, constant
+  const T *x, *given[kGiven];
+  const C *mean, *rstd, *weight;
+  C *gweight, *gbias, *coefficients;  // coefficients(4, channels): mean, a, slope, constant
   int64_t mean_step, rstd_step, weight_step, gweight_step, gbias_step, channels;
   double count;
 
@@ -84,7 +87,7 @@ struct GradientSums {
     s.ct_x = multiply_add(t, static_cast<double>(x[offset[0]]) - s.mean, s.ct_x);
   }
   template <size_t... I>
-  __device__ T at(std::index_sequence<I...>, const int64_t* offset) const {
+  __device__ C at(std::index_sequence<I...>, const int64_t* offset) const {
     return cotangent(given[I][offset[1 + I]]...);
   }
   __device__ State state(const Running& s) const { return {s.ct, s.ct_x}; }
@@ -94,12 +97,12 @@ struct GradientSums {
   }
   __device__ void finish(const State& s, int64_t c) const {
     const double r = static_cast<double>(rstd[c * rstd_step]), a = static_cast<double>(weight[c * weight_step]) * r;
-    gbias[c * gbias_step] = static_cast<T>(s.ct);
-    gweight[c * gweight_step] = static_cast<T>(s.ct_x * r);
+    gbias[c * gbias_step] = static_cast<C>(s.ct);
+    gweight[c * gweight_step] = static_cast<C>(s.ct_x * r);
     coefficients[c] = mean[c * mean_step];
-    coefficients[channels + c] = static_cast<T>(a);
-    coefficients[2 * channels + c] = static_cast<T>(-a * r * r * s.ct_x / count);
-    coefficients[3 * channels + c] = static_cast<T>(-a * s.ct / count);
+    coefficients[channels + c] = static_cast<C>(a);
+    coefficients[2 * channels + c] = static_cast<C>(-a * r * r * s.ct_x / count);
+    coefficients[3 * channels + c] = static_cast<C>(-a * s.ct / count);
   }
 };
 
@@ -120,7 +123,9 @@ struct Affine {
 // What is read of x(N, C, L), contiguous, to normalise it.
 template <class T>
 struct Normal {
-  const T *x, *scale, *shift;
+  using C = Compute<T>;
+  const T* x;
+  const C *scale, *shift;
   int64_t scale_step, shift_step, size, channels, length;
   bool packed;  // x begins at a multiple of 16 bytes
 };
@@ -129,11 +134,12 @@ struct Normal {
 // lie in several.
 template <class T>
 __global__ void __launch_bounds__(kMapThreads) norm_epilogue_kernel(const Normal<T> n, T* y, const Epilogue<T> after) {
-  constexpr int kElements = 4, W = kPackSize<T>;
+  using C = Compute<T>;
+  constexpr int kElements = 4, W = kPackSize<T, kElements>;
   const int64_t first = (blockIdx.x * int64_t(kMapThreads) + threadIdx.x) * kElements;
   if (first >= n.size) return;
   const int valid = n.size - first < kElements ? static_cast<int>(n.size - first) : kElements;
-  T value[kElements] = {};
+  C value[kElements] = {};
   if (n.packed && valid == kElements) {
     GK_UNROLL
     for (int part = 0; part < kElements; part += W) {
@@ -148,14 +154,14 @@ __global__ void __launch_bounds__(kMapThreads) norm_epilogue_kernel(const Normal
   }
   const int64_t plane = divide(first, n.length);
   int64_t channel = plane - divide(plane, n.channels) * n.channels, place = first - plane * n.length;
-  T scale = n.scale[channel * n.scale_step], shift = n.shift[channel * n.shift_step];
+  C scale = n.scale[channel * n.scale_step], shift = n.shift[channel * n.shift_step];
   GK_UNROLL
   for (int j = 0; j < kElements; ++j, ++place) {
     if (place == n.length) {
       place = 0, channel = channel + 1 < n.channels ? channel + 1 : 0;
       scale = n.scale[channel * n.scale_step], shift = n.shift[channel * n.shift_step];
     }
-    value[j] = Affine<T>()(value[j], scale, shift);
+    value[j] = Affine<C>()(value[j], scale, shift);
   }
   finish<kElements>(after, value, y + first, 0, 0);
   if (valid == kElements) {
@@ -163,13 +169,13 @@ __global__ void __launch_bounds__(kMapThreads) norm_epilogue_kernel(const Normal
     for (int part = 0; part < kElements; part += W) {
       Pack<T, W> pack;
       GK_UNROLL
-      for (int j = 0; j < W; ++j) pack.value[j] = value[part + j];
+      for (int j = 0; j < W; ++j) pack.value[j] = static_cast<T>(value[part + j]);
       store_pack<W>(y + first + part, pack);
     }
   } else {
     GK_UNROLL
     for (int j = 0; j < kElements; ++j)
-      if (j < valid) y[first + j] = value[j];
+      if (j < valid) y[first + j] = static_cast<T>(value[j]);
   }
 }
 
@@ -211,7 +217,7 @@ void norm_backward(const F& cotangent, View<const T> x, View<const Compute<T>> m
     return fill(gbias, 0.0);
   }
   const int64_t C = x.shape[1];
-  const Scratch<T> coefficients(4 * C);
+  const Scratch<Compute<T>> coefficients(4 * C);
   reduce_channels(GradientSums<T, F, sizeof...(V)>{cotangent,
                                                    x.data,
                                                    {given.data...},
@@ -229,8 +235,9 @@ void norm_backward(const F& cotangent, View<const T> x, View<const Compute<T>> m
                                                    C,
                                                    static_cast<double>(x.shape[0] * x.shape[2])},
                   x, given...);
-  const auto coefficient = [&](int i) { return along_channels<T>(x, coefficients.data() + i * C, 1); };
-  map(Gradient<T, F>{cotangent}, gx, x, coefficient(0), coefficient(1), coefficient(2), coefficient(3), given...);
+  const auto coefficient = [&](int i) { return along_channels<Compute<T>>(x, coefficients.data() + i * C, 1); };
+  map(Gradient<Compute<T>, F>{cotangent}, gx, x, coefficient(0), coefficient(1), coefficient(2), coefficient(3),
+      given...);
 }
 
 }  // namespace
@@ -267,14 +274,14 @@ void StoredMoments<T>::join(View<T> y, View<Compute<T>> mean, View<Compute<T>> v
 
 template <class T>
 void channel_affine(View<const T> x, View<const Compute<T>> scale, View<const Compute<T>> shift, View<T> y) {
-  map(Affine<T>(), y, x, along_channels(x, scale.data, scale.stride[0]),
+  map(Affine<Compute<T>>(), y, x, along_channels(x, scale.data, scale.stride[0]),
       along_channels(x, shift.data, shift.stride[0]));
 }
 
 template <class T>
 void batch_norm_backward(View<const T> x, View<const T> ct, View<const Compute<T>> mean, View<const Compute<T>> rstd,
                          View<const Compute<T>> weight, View<T> gx, View<Compute<T>> gweight, View<Compute<T>> gbias) {
-  norm_backward(Given<T>(), x, mean, rstd, weight, gx, gweight, gbias, ct);
+  norm_backward(Given<Compute<T>>(), x, mean, rstd, weight, gx, gweight, gbias, ct);
 }
 
 template <class T>
@@ -285,27 +292,30 @@ void norm_epilogue(View<const T> x, View<const Compute<T>> scale, View<const Com
                     scale.stride[0], shift.stride[0], x.size(),
                     x.shape[1],      x.shape[2],      reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0};
   launch({blocks_for(n.size, int64_t(kMapThreads) * 4), kMapThreads}, norm_epilogue_kernel<T>, n, y.data,
-         epilogue_of(y, View<const T>{nullptr, 1, {}, {}}, slope, p, seed, offset));
+         epilogue_of(y, View<const Compute<T>>{nullptr, 1, {}, {}}, slope, p, seed, offset));
 }
 
 template <class T>
 void norm_epilogue_backward(View<const T> x, View<const T> y, View<const T> ct, View<const Compute<T>> mean,
                             View<const Compute<T>> rstd, View<const Compute<T>> weight, View<T> gx,
                             View<Compute<T>> gweight, View<Compute<T>> gbias, double slope, double p) {
-  norm_backward(Gated<T>{EpilogueGradient<T>(slope, p)}, x, mean, rstd, weight, gx, gweight, gbias, ct, y);
+  norm_backward(Gated<Compute<T>>{EpilogueGradient<Compute<T>>(slope, p)}, x, mean, rstd, weight, gx, gweight, gbias,
+                ct, y);
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \
   template class StoredMoments<T>;                                                                                   \
-  template void channel_moments<T>(View<const T>, View<T>, View<T>);                                                 \
-  template void channel_affine<T>(View<const T>, View<const T>, View<const T>, View<T>);                             \
-  template void batch_norm_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>,    \
-                                       View<T>, View<T>, View<T>);                                                   \
-  template void norm_epilogue<T>(View<const T>, View<const T>, View<const T>, View<T>, double, double, uint64_t,     \
-                                 uint64_t);                                                                          \
-  template void norm_epilogue_backward<T>(View<const T>, View<const T>, View<const T>, View<const T>, View<const T>, \
-                                          View<const T>, View<T>, View<T>, View<T>, double, double);
+  template void channel_moments<T>(View<const T>, View<Compute<T>>, View<Compute<T>>);                               \
+  template void channel_affine<T>(View<const T>, View<const Compute<T>>, View<const Compute<T>>, View<T>);           \
+  template void batch_norm_backward<T>(View<const T>, View<const T>, View<const Compute<T>>, View<const Compute<T>>, \
+                                       View<const Compute<T>>, View<T>, View<Compute<T>>, View<Compute<T>>);         \
+  template void norm_epilogue<T>(View<const T>, View<const Compute<T>>, View<const Compute<T>>, View<T>, double,     \
+                                 double, uint64_t, uint64_t);                                                        \
+  template void norm_epilogue_backward<T>(View<const T>, View<const T>, View<const T>, View<const Compute<T>>,       \
+                                          View<const Compute<T>>, View<const Compute<T>>, View<T>, View<Compute<T>>, \
+                                          View<Compute<T>>, double, double);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

@@ -1,6 +1,7 @@
 // Optimizer steps over contiguous parameters: one pass, bound by memory. Formulas and their order as in
-// csrc/cpu/isa/optim.inl, hence the same bits. A state of size 0 is unused. In graphs, factors are read from device
-// memory and steps counted there, so that a graph holds for any learning rate and count of steps.
+// csrc/cpu/isa/optim.inl, hence the same bits; what a step computes of its new states, it computes before they are
+// rounded to be stored. A state of size 0 is unused. In graphs, factors are read from device memory and steps counted
+// there, so that a graph holds for any learning rate and count of steps.
 #include "../core/optim_factors.hpp"
 #include "factors.cuh"
 #include "kernels.hpp"
@@ -33,20 +34,21 @@ T* state(const View<T>& v) {
 
 template <class T>
 struct Sgd {
+  using C = Compute<T>;
   T* p;
   const T* g;
   T* buffer;
 
-  __device__ void operator()(int64_t i, const SgdFactors<T>& by) const {
-    const T d = g[i] + by.weight_decay * p[i];
+  __device__ void operator()(int64_t i, const SgdFactors<C>& by) const {
+    const C q = p[i], d = g[i] + by.weight_decay * q;
     if (!buffer) {
-      p[i] -= by.lr * d;
+      p[i] = static_cast<T>(q - by.lr * d);
       return;
     }
     // the first step ignores what the buffer held
-    const T b = by.first ? by.keep * d : by.momentum * buffer[i] + by.keep * d;
-    buffer[i] = b;
-    p[i] -= by.lr * (by.nesterov ? d + by.momentum * b : b);
+    const C b = by.first ? by.keep * d : by.momentum * buffer[i] + by.keep * d;
+    buffer[i] = static_cast<T>(b);
+    p[i] = static_cast<T>(q - by.lr * (by.nesterov ? d + by.momentum * b : b));
   }
 };
 
@@ -62,53 +64,57 @@ struct AdamSettings {
 
 template <class T>
 struct Adam {
+  using C = Compute<T>;
   T* p;
   const T* g;
   T *m, *v;
 
-  __device__ void operator()(int64_t i, const AdamFactors<T>& by) const {
-    const T q = p[i] * by.decay;
-    const T d = g[i] + by.weight_decay * q;
-    const T first = m[i] + (d - m[i]) * by.one_minus_beta1;
-    const T second = v[i] * by.beta2 + by.one_minus_beta2 * (d * d);
-    m[i] = first;
-    v[i] = second;
-    p[i] = q - by.step_size * (first / (std::sqrt(second) / by.root_scale + by.eps));
+  __device__ void operator()(int64_t i, const AdamFactors<C>& by) const {
+    const C q = p[i] * by.decay;
+    const C d = g[i] + by.weight_decay * q;
+    const C before = m[i], first = before + (d - before) * by.one_minus_beta1;
+    const C second = v[i] * by.beta2 + by.one_minus_beta2 * (d * d);
+    m[i] = static_cast<T>(first);
+    v[i] = static_cast<T>(second);
+    p[i] = static_cast<T>(q - by.step_size * (first / (std::sqrt(second) / by.root_scale + by.eps)));
   }
 };
 
 template <class T>
 struct Rmsprop {
+  using C = Compute<T>;
   T* p;
   const T* g;
   T *v, *buffer, *grad_avg;
 
-  __device__ void operator()(int64_t i, const RmspropFactors<T>& by) const {
-    const T d = g[i] + by.weight_decay * p[i];
-    const T second = by.alpha * v[i] + by.one_minus_alpha * (d * d);
-    v[i] = second;
-    T spread = second;
+  __device__ void operator()(int64_t i, const RmspropFactors<C>& by) const {
+    const C q = p[i], d = g[i] + by.weight_decay * q;
+    const C second = by.alpha * v[i] + by.one_minus_alpha * (d * d);
+    v[i] = static_cast<T>(second);
+    C spread = second;
     if (grad_avg) {
-      const T average = grad_avg[i] + (d - grad_avg[i]) * by.one_minus_alpha;
-      grad_avg[i] = average;
+      const C before = grad_avg[i], average = before + (d - before) * by.one_minus_alpha;
+      grad_avg[i] = static_cast<T>(average);
       spread = second - average * average;
     }
-    T update = d / (std::sqrt(spread) + by.eps);
+    C update = d / (std::sqrt(spread) + by.eps);
     if (buffer) {
       update = by.momentum * buffer[i] + update;
-      buffer[i] = update;
+      buffer[i] = static_cast<T>(update);
     }
-    p[i] -= by.lr * update;
+    p[i] = static_cast<T>(q - by.lr * update);
   }
 };
 
 template <class T>
 struct Lerp {
+  using C = Compute<T>;
   T* a;
   const T* b;
 
-  __device__ void operator()(int64_t i, const LerpFactors<T>& by) const {
-    a[i] = by.from_a ? a[i] + (b[i] - a[i]) * by.part : b[i] - (b[i] - a[i]) * by.part;
+  __device__ void operator()(int64_t i, const LerpFactors<C>& by) const {
+    const C from = a[i], to = b[i];
+    a[i] = static_cast<T>(by.from_a ? from + (to - from) * by.part : to - (to - from) * by.part);
   }
 };
 
@@ -117,21 +123,21 @@ struct Lerp {
 template <class T>
 void sgd_step(View<T> p, View<const T> g, View<T> momentum_buffer, double lr, double momentum, double dampening,
               double weight_decay, bool nesterov, int64_t step) {
-  with_factors(sgd_factors<T>(lr, momentum, dampening, weight_decay, nesterov, step),
+  with_factors(sgd_factors<Compute<T>>(lr, momentum, dampening, weight_decay, nesterov, step),
                for_each(Sgd<T>{p.data, g.data, state(momentum_buffer)}, p.size()));
 }
 
 template <class T>
 void adam_step(View<T> p, View<const T> g, View<T> exp_avg, View<T> exp_avg_sq, double lr, double beta1, double beta2,
                double eps, double weight_decay, bool decoupled, int64_t step) {
-  with_counted_factors(AdamSettings<T>{lr, beta1, beta2, eps, weight_decay, decoupled}, exp_avg.data, step,
+  with_counted_factors(AdamSettings<Compute<T>>{lr, beta1, beta2, eps, weight_decay, decoupled}, exp_avg.data, step,
                        for_each(Adam<T>{p.data, g.data, exp_avg.data, exp_avg_sq.data}, p.size()));
 }
 
 template <class T>
 void rmsprop_step(View<T> p, View<const T> g, View<T> square_avg, View<T> momentum_buffer, View<T> grad_avg, double lr,
                   double alpha, double eps, double weight_decay, double momentum, bool centered) {
-  with_factors(rmsprop_factors<T>(lr, alpha, eps, weight_decay, momentum),
+  with_factors(rmsprop_factors<Compute<T>>(lr, alpha, eps, weight_decay, momentum),
                for_each(Rmsprop<T>{p.data, g.data, square_avg.data, momentum > 0.0 ? state(momentum_buffer) : nullptr,
                                    centered ? state(grad_avg) : nullptr},
                         p.size()));
@@ -139,7 +145,7 @@ void rmsprop_step(View<T> p, View<const T> g, View<T> square_avg, View<T> moment
 
 template <class T>
 void lerp(View<T> a, View<const T> b, double t) {
-  with_factors(lerp_factors<T>(t), for_each(Lerp<T>{a.data, b.data}, a.size()));
+  with_factors(lerp_factors<Compute<T>>(t), for_each(Lerp<T>{a.data, b.data}, a.size()));
 }
 
 #define GK_INSTANTIATE(T)                                                                                            \
@@ -151,5 +157,6 @@ void lerp(View<T> a, View<const T> b, double t) {
   template void lerp<T>(View<T>, View<const T>, double);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

@@ -1,5 +1,5 @@
 // Random numbers by Philox (philox.cuh): a thread draws one block of four words for four elements (two doubles). Bits
-// of uniform and dropout as on the CPU; dropout stores no mask.
+// of uniform and dropout as on the CPU; dropout stores no mask. An element of bfloat16 is that of float, rounded.
 #include "counters.cuh"
 #include "kernels.hpp"
 #include "launch.cuh"
@@ -43,11 +43,13 @@ __device__ __forceinline__ void box_muller(float u, float v, float* z) {
 
 template <class T>
 struct Uniform {
+  using Value = T;
   static constexpr int kPerBlock = sizeof(T) == 4 ? 4 : 2;
   __device__ void operator()(const Words& w, T (&value)[kPerBlock]) const { uniforms(w, value); }
 };
 template <class T>
 struct Normal {
+  using Value = T;
   static constexpr int kPerBlock = sizeof(T) == 4 ? 4 : 2;
   __device__ void operator()(const Words& w, T (&value)[kPerBlock]) const {
     T u[kPerBlock];
@@ -63,8 +65,11 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int W = Draw::kPerBlock;
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, first = i * W;
   if (first >= n) return;
+  typename Draw::Value value[W];
+  draw(philox(seed, counter.value() + i), value);
   Pack<T, W> pack;
-  draw(philox(seed, counter.value() + i), pack.value);
+  GK_UNROLL
+  for (int j = 0; j < W; ++j) pack.value[j] = static_cast<T>(value[j]);
   if (packed && first + W <= n) return store_pack<W>(y + first, pack);
   GK_UNROLL
   for (int j = 0; j < W; ++j) {
@@ -76,14 +81,17 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) dropout_kernel(Axes<2> axes, bool packed, uint32_t n, uint32_t threshold,
-                                                           T scale, uint64_t seed, Counter counter, const T* x, T* y) {
+__global__ void __launch_bounds__(kThreads)
+    dropout_kernel(Axes<2> axes, bool packed, uint32_t n, uint32_t threshold, Compute<T> scale, uint64_t seed,
+                   Counter counter, const T* x, T* y) {
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x, first = i * 4;
   if (first >= n) return;
   const Words w = philox(seed, counter.value() + i);
-  const auto kept = [&](int j, T value) { return is_kept(w.word[j], threshold) ? value * scale : T(0); };
+  const auto kept = [&](int j, Compute<T> value) {
+    return static_cast<T>(is_kept(w.word[j], threshold) ? value * scale : Compute<T>(0));
+  };
   if (packed && first + 4 <= n) {
-    constexpr int W = kPackSize<T>;
+    constexpr int W = kPackSize<T, 4>;
     GK_UNROLL
     for (int part = 0; part < 4; part += W) {
       Pack<T, W> pack = load_pack<W>(x + first + part);
@@ -125,12 +133,12 @@ void draw(const Draw& f, View<T> y, uint64_t seed, uint64_t offset) {
 
 template <class T>
 void random_uniform(View<T> y, uint64_t seed, uint64_t offset) {
-  draw(Uniform<T>(), y, seed, offset);
+  draw(Uniform<Compute<T>>(), y, seed, offset);
 }
 
 template <class T>
 void random_normal(View<T> y, uint64_t seed, uint64_t offset) {
-  draw(Normal<T>(), y, seed, offset);
+  draw(Normal<Compute<T>>(), y, seed, offset);
 }
 
 template <class T>
@@ -140,7 +148,8 @@ void dropout(View<const T> x, View<T> y, double p, uint64_t seed, uint64_t offse
   const bool packed =
       axes.rank == 1 && axes.stride[0][0] == 1 && axes.stride[1][0] == 1 && is_aligned(y.data) && is_aligned(x.data);
   launch({blocks_for(n, int64_t(kThreads) * 4), kThreads}, dropout_kernel<T>, axes.device(), packed,
-         static_cast<uint32_t>(n), dropout_threshold(p), dropout_scale<T>(p), seed, counter(offset), x.data, y.data);
+         static_cast<uint32_t>(n), dropout_threshold(p), dropout_scale<Compute<T>>(p), seed, counter(offset), x.data,
+         y.data);
 }
 
 #define GK_INSTANTIATE(T)                                       \
@@ -149,5 +158,6 @@ void dropout(View<const T> x, View<T> y, double p, uint64_t seed, uint64_t offse
   template void dropout<T>(View<const T>, View<T>, double, uint64_t, uint64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

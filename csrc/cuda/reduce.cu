@@ -42,14 +42,15 @@ __device__ __forceinline__ S block_joined(S value, const J& join) {
 template <bool Log, class T>
 __global__ void __launch_bounds__(kRowThreads)
     softmax_kernel(const T* x, T* y, int64_t columns, int64_t x_row, int64_t x_step, int64_t y_row, int64_t y_step) {
+  using C = Compute<T>;
   const T* input = x + static_cast<int64_t>(blockIdx.x) * x_row;
   T* output = y + static_cast<int64_t>(blockIdx.x) * y_row;
-  T largest = input[0];
+  C largest = input[0];
   for (int64_t c = threadIdx.x; c < columns; c += kRowThreads) {
-    const T v = input[c * x_step];
+    const C v = input[c * x_step];
     largest = v > largest || v != v ? v : largest;
   }
-  largest = block_joined(largest, [](T a, T b) { return b > a || b != b ? b : a; });
+  largest = block_joined(largest, [](C a, C b) { return b > a || b != b ? b : a; });
   double total = 0;
   for (int64_t c = threadIdx.x; c < columns; c += kRowThreads)
     total += static_cast<double>(std::exp(input[c * x_step] - largest));
@@ -59,9 +60,9 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int64_t c = threadIdx.x; c < columns; c += kRowThreads)
       output[c * y_step] = static_cast<T>(static_cast<double>(input[c * x_step] - largest) - log_total);
   } else {
-    const T divisor = static_cast<T>(total);
+    const C divisor = static_cast<C>(total);
     for (int64_t c = threadIdx.x; c < columns; c += kRowThreads)
-      output[c * y_step] = std::exp(input[c * x_step] - largest) / divisor;
+      output[c * y_step] = static_cast<T>(std::exp(input[c * x_step] - largest) / divisor);
   }
 }
 
@@ -109,6 +110,7 @@ void log_softmax(View<const T> x, View<T> y) {
   template void log_softmax<T>(View<const T>, View<T>);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 template void sum<int64_t>(View<const int64_t>, View<int64_t>);
 
 }  // namespace gk::cuda

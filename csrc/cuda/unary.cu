@@ -1,5 +1,5 @@
 // y = op(x; p, q): one functor for each operation where arrays are walked in packs, one that chooses at run time for
-// the rest. Formulas as in csrc/cpu/isa/pointwise.inl; elementary functions are CUDA's accurate ones, in T.
+// the rest. Formulas as in csrc/cpu/isa/pointwise.inl; elementary functions are CUDA's accurate ones, in Compute<T>.
 #include "activation.cuh"
 #include "kernels.hpp"
 #include "map.cuh"
@@ -109,10 +109,11 @@ struct AnyUnary {
 
 template <class T>
 void unary(UnaryOp op, View<const T> x, View<T> y, double p, double q) {
+  using C = Compute<T>;
   switch (op) {
 #define GK_CASE(name) \
   case UnaryOp::name: \
-    return map_or_plain(Unary<UnaryOp::name, T>{p, q}, AnyUnary<T>{op, p, q}, y, x);
+    return map_or_plain(Unary<UnaryOp::name, C>{p, q}, AnyUnary<C>{op, p, q}, y, x);
     GK_UNARY_OPS(GK_CASE)
 #undef GK_CASE
     default:
@@ -122,5 +123,6 @@ void unary(UnaryOp op, View<const T> x, View<T> y, double p, double q) {
 
 template void unary<float>(UnaryOp, View<const float>, View<float>, double, double);
 template void unary<double>(UnaryOp, View<const double>, View<double>, double, double);
+template void unary<bfloat16>(UnaryOp, View<const bfloat16>, View<bfloat16>, double, double);
 
 }  // namespace gk::cuda

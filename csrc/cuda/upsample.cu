@@ -55,5 +55,6 @@ void sum_blocks(View<const T> y, View<T> x) {
   template void sum_blocks<T>(View<const T>, View<T>);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

@@ -1,9 +1,13 @@
 // Pooling windows over (N, C, D, H, W), a thread for each cell of what is written. The adjoint of the mean gathers: a
 // cell adds the outputs that see it, in the order in which the CPU would have scattered them. The adjoint of the
 // maximum has only flat positions, so there a warp takes an image and 32 outputs at a time, and of those that name one
-// cell the first lane adds all, in order. No atomics: the same bits in every run, and those of the CPU.
+// cell the first lane adds all, in order, to what memory holds: in Compute<T>, rounded to T by another pass where that
+// differs. No atomics: the same bits in every run, and those of the CPU.
+#include <type_traits>
+
 #include "kernels.hpp"
 #include "launch.cuh"
+#include "memory.hpp"
 #include "views.cuh"
 
 namespace gk::cuda {
@@ -170,7 +174,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= cells.count) return;
   const Place at = place(cells, i);
   const T* image = y.image(at.n, at.c);
-  T total = T(0);
+  Compute<T> total = 0;
   for (int kd = g.d.K - 1; kd >= 0; --kd) {  // outputs in ascending order along d and h
     const int pd = g.d.output(at.d, kd);
     if (pd < 0) continue;
@@ -180,11 +184,11 @@ __global__ void __launch_bounds__(kThreads)
       for (int kw = 0; kw < g.w.K; ++kw) {
         const int pw = g.w.output(at.w, kw);
         if (pw < 0) continue;
-        total += static_cast<T>(static_cast<double>(image[y.cell(pd, ph, pw)]) / g.divisor(pd, ph, pw));
+        total += static_cast<Compute<T>>(static_cast<double>(image[y.cell(pd, ph, pw)]) / g.divisor(pd, ph, pw));
       }
     }
   }
-  x.image(at.n, at.c)[x.cell(at.d, at.h, at.w)] = total;
+  x.image(at.n, at.c)[x.cell(at.d, at.h, at.w)] = static_cast<T>(total);
 }
 
 template <class T>
@@ -201,8 +205,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     scatter_window_kernel(uint32_t images, Divider channels, uint32_t outputs, Flat<const T> y,
-                          Flat<const int64_t> index, Flat<T> x) {
-  GK_SHARED(T[kThreads], values);
+                          Flat<const int64_t> index, Flat<Compute<T>> x) {
+  using C = Compute<T>;
+  GK_SHARED(C[kThreads], values);
   const uint32_t image = blockIdx.x * (kThreads / kWarpSize) + threadIdx.x / kWarpSize;
   if (image >= images) return;  // a whole warp
   const uint32_t lane = threadIdx.x % kWarpSize, first_lane = threadIdx.x - lane;
@@ -210,21 +215,42 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t n = channels.split(image, &c);
   const T* from = y.data + n * y.n + c * y.c;
   const int64_t* at = index.data + n * index.n + c * index.c;
-  T* to = x.data + n * x.n + c * x.c;
+  C* to = x.data + n * x.n + c * x.c;
   for (uint32_t base = 0; base < outputs; base += kWarpSize) {
     const uint32_t p = base + lane;
     const bool valid = p < outputs;
     const int32_t cell = valid ? static_cast<int32_t>(at[index.cell(p)]) : -1;
-    values[threadIdx.x] = valid ? from[y.cell(p)] : T(0);
+    values[threadIdx.x] = valid ? static_cast<C>(from[y.cell(p)]) : C(0);
     __syncwarp();
     uint32_t same = __match_any_sync(kFullMask, cell);
     if (valid && __ffs(static_cast<int>(same)) - 1 == static_cast<int>(lane)) {
-      T total = to[x.cell(static_cast<uint32_t>(cell))];
+      C total = to[x.cell(static_cast<uint32_t>(cell))];
       for (; same != 0; same &= same - 1) total += values[first_lane + __ffs(static_cast<int>(same)) - 1];
       to[x.cell(static_cast<uint32_t>(cell))] = total;
     }
     __syncwarp();  // before the next values, and before another lane reads that cell
   }
+}
+
+// The sums in x of what y adds to each cell.
+template <class T>
+void scatter_sums(const View<const T>& y, const View<const int64_t>& index, const View<Compute<T>>& x) {
+  fill(x, 0.0);
+  if (y.size() == 0) return;
+  const View<const T> v = y.volume();
+  const int64_t images = v.shape[0] * v.shape[1], outputs = v.shape[2] * v.shape[3] * v.shape[4];
+  launch({blocks_for(images, kThreads / kWarpSize), kThreads}, scatter_window_kernel<T>, static_cast<uint32_t>(images),
+         Divider(v.shape[1]), static_cast<uint32_t>(outputs), flat(y), flat(index), flat(x));
+}
+
+// An array of x's shape without gaps.
+template <class C, class T>
+View<C> dense_like(const View<T>& x, C* data) {
+  View<C> dense;
+  dense.data = data, dense.rank = x.rank;
+  int64_t step = 1;
+  for (int i = x.rank - 1; i >= 0; step *= x.shape[i], --i) dense.shape[i] = x.shape[i], dense.stride[i] = step;
+  return dense;
 }
 
 }  // namespace
@@ -244,12 +270,14 @@ void gather_window(View<const T> x, View<const int64_t> index, View<T> y) {
 
 template <class T>
 void scatter_window(View<const T> y, View<const int64_t> index, View<T> x) {
-  fill(x, 0.0);
-  if (y.size() == 0) return;
-  const View<const T> v = y.volume();
-  const int64_t images = v.shape[0] * v.shape[1], outputs = v.shape[2] * v.shape[3] * v.shape[4];
-  launch({blocks_for(images, kThreads / kWarpSize), kThreads}, scatter_window_kernel<T>, static_cast<uint32_t>(images),
-         Divider(v.shape[1]), static_cast<uint32_t>(outputs), flat(y), flat(index), flat(x));
+  using C = Compute<T>;
+  if constexpr (std::is_same_v<C, T>) {
+    scatter_sums(y, index, x);
+  } else {
+    const Scratch<C> sums(x.size());
+    scatter_sums(y, index, dense_like(x, sums.data()));
+    cast(dense_like<const C>(x, sums.data()), x);
+  }
 }
 
 template <class T>
@@ -272,5 +300,6 @@ void spread_window(View<const T> y, View<T> x, const WindowGeometry& g) {
   template void spread_window<T>(View<const T>, View<T>, const WindowGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda
