@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from test_cuda_kernels import on_device
 
-from gankernels.backends import cuda, dtypes
+from gankernels.backends import cuda
 from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
 from gankernels.geometry import conv_geometry, window_geometry
 
 if cuda.why_not() is not None:
     pytest.skip(f"cuda cannot be used: {cuda.why_not()}", allow_module_level=True)
 
-BF16, F32, F64 = dtypes.bfloat16(), np.dtype(np.float32), np.dtype(np.float64)
+BF16, F32, F64 = cuda.empty((0,), "bfloat16").dtype, np.dtype(np.float32), np.dtype(np.float64)
 Array = np.ndarray[Any, np.dtype[Any]]
 EPS, TINY = 2.0**-24, 2.0**-148  # of float32: a rounding, and a few of the smallest steps
 SEED, COUNTER = 2**40 + 7, 2**33 + 5
@@ -371,10 +371,10 @@ STEPS: list[tuple[Any, ...]] = [
     ("sgd_step", [NONE], 0.1, 0.0, 0.0, 0.01, False, 1),
     ("sgd_step", [nans(1031)], 0.1, 0.9, 0.1, 0.01, True, 1),
     ("sgd_step", [0], 0.1, 0.9, 0.1, 0.0, False, 2),
-    ("adam_step", [1, 2], 1e-3, 0.5, 0.999, 1e-8, 0.01, True, 3),
-    ("adam_step", [1, 2], 1e-3, 0.9, 0.999, 1e-8, 0.01, False, 1),
-    ("rmsprop_step", [1, NONE, NONE], 1e-3, 0.9, 1e-7, 0.0, 0.0, False),
-    ("rmsprop_step", [20, 2, 0], 1e-3, 0.9, 1e-7, 0.1, 0.5, True),
+    ("adam_step", [1, 2], 4.0, 0.5, 0.999, 1e-8, 0.01, True, 3),
+    ("adam_step", [1, 2], 4.0, 0.9, 0.999, 1e-8, 0.01, False, 1),
+    ("rmsprop_step", [1, NONE, NONE], 1.0, 0.9, 1e-7, 0.0, 0.0, False),
+    ("rmsprop_step", [20, 2, 0], 1.0, 0.9, 1e-7, 0.1, 0.5, True),
     ("lerp", [], 0.25),
     ("lerp", [], 0.75),
 ]

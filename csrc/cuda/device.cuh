@@ -80,6 +80,7 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T value[N];
 };
+// Elements of one, or fewer where a thread has fewer.
 template <class T, int kAtMost = 16>
 constexpr int kPackSize = 16 / static_cast<int>(sizeof(T)) < kAtMost ? 16 / static_cast<int>(sizeof(T)) : kAtMost;
 
