@@ -9,10 +9,12 @@ import re
 import subprocess
 import sys
 
-# kernel name -> instructions, each of which some instantiation of it must contain on every architecture
+# pattern of mangled kernel names (the first that matches) -> instructions, each of which some of them must contain
+# on every architecture
 WANTED = {
     "map_kernel": ("LDG.E.128", "STG.E.128"),  # 16-byte packs
     "draw_kernel": ("STG.E.128",),
+    "gemm_kernel.*MmaTile.*bfloat16": ("HMMA.16816.F32.BF16", "LDG.E.U16"),  # tensor cores, pairs through registers
     "gemm_kernel": ("HMMA", "LDGSTS"),  # tensor cores, asynchronous copies
     "conv_direct_kernel": ("FFMA", "LDGSTS"),
 }
@@ -28,7 +30,7 @@ def main() -> int:
                 arch = line.split()[-1]
             elif "Function :" in line:
                 name = line.split()[-1]
-                kernel = next((k for k in WANTED if k in name), "")
+                kernel = next((k for k in WANTED if re.search(k, name)), "")
             elif kernel:
                 code = re.search(r"\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", line)
                 if code:

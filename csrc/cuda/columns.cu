@@ -44,8 +44,8 @@ struct PhaseAxes {
   PhaseAxis axis[3];
 };
 
-template <class T>
-__global__ void col2im_kernel(Columns<const T> cols, View<T> x, const ConvGeometry g, const PhaseAxes axes,
+template <class S, class T>
+__global__ void col2im_kernel(Columns<const S> cols, View<T> x, const ConvGeometry g, const PhaseAxes axes,
                               int64_t total, const Epilogue<T> after) {
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
     const int64_t line = divide(i, g.x[2]), plane = divide(line, g.x[1]), image = divide(plane, g.x[0]);
@@ -53,7 +53,7 @@ __global__ void col2im_kernel(Columns<const T> cols, View<T> x, const ConvGeomet
     const int64_t n = divide(image, g.in_channels), c = image - n * g.in_channels;
     PhaseTaps at[3];
     for (int axis = 0; axis < 3; ++axis) at[axis] = phase_taps(axes.axis[axis], cell[axis]);
-    const T* from = cols.data + n * cols.image + c * g.kernel[0] * g.kernel[1] * g.kernel[2] * cols.row;
+    const S* from = cols.data + n * cols.image + c * g.kernel[0] * g.kernel[1] * g.kernel[2] * cols.row;
     Compute<T> sum[1] = {0};
     for (int64_t d = 0; d < at[0].count; ++d)
       for (int64_t h = 0; h < at[1].count; ++h)
@@ -87,12 +87,13 @@ void make_columns(View<const T> x, Columns<T> cols, const ConvGeometry& g) {
   launch({blocks(rows * stretches), dim3(kThreads)}, im2col_kernel<T>, x, cols, g, stretches, rows * stretches);
 }
 
-template <class T>
-void add_columns(Columns<const T> cols, View<T> x, const ConvGeometry& g, const Epilogue<T>& after) {
+template <class S, class T>
+void add_columns(Columns<const S> cols, View<T> x, const ConvGeometry& g, const Epilogue<T>& after) {
   const int64_t total = x.size();
   if (total == 0) return;
   const PhaseAxes axes{{phase_axis(g, 0), phase_axis(g, 1), phase_axis(g, 2)}};
-  launch({blocks((total + kThreads - 1) / kThreads), dim3(kThreads)}, col2im_kernel<T>, cols, x, g, axes, total, after);
+  launch({blocks((total + kThreads - 1) / kThreads), dim3(kThreads)}, col2im_kernel<S, T>, cols, x, g, axes, total,
+         after);
 }
 
 template <class T>
@@ -106,13 +107,15 @@ void col2im(View<const T> cols, View<T> x, const ConvGeometry& g) {
               Epilogue<T>());
 }
 
-#define GK_INSTANTIATE(T)                                                                           \
-  template void make_columns<T>(View<const T>, Columns<T>, const ConvGeometry&);                    \
-  template void add_columns<T>(Columns<const T>, View<T>, const ConvGeometry&, const Epilogue<T>&); \
-  template void im2col<T>(View<const T>, View<T>, const ConvGeometry&);                             \
+#define GK_INSTANTIATE(T)                                                                              \
+  template void make_columns<T>(View<const T>, Columns<T>, const ConvGeometry&);                       \
+  template void add_columns<T, T>(Columns<const T>, View<T>, const ConvGeometry&, const Epilogue<T>&); \
+  template void im2col<T>(View<const T>, View<T>, const ConvGeometry&);                                \
   template void col2im<T>(View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
 GK_INSTANTIATE(bfloat16)
+template void add_columns<float, bfloat16>(Columns<const float>, View<bfloat16>, const ConvGeometry&,
+                                           const Epilogue<bfloat16>&);
 
 }  // namespace gk::cuda

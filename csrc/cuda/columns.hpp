@@ -15,8 +15,8 @@ struct Columns {
 
 template <class T>
 void make_columns(View<const T> x, Columns<T> cols, const ConvGeometry& g);
-// x = for every cell the sum of the entries that were read from it, and what follows
-template <class T>
-void add_columns(Columns<const T> cols, View<T> x, const ConvGeometry& g, const Epilogue<T>& after);
+// x = for every cell the sum of the entries that were read from it, and what follows; S is T or Compute<T>
+template <class S, class T>
+void add_columns(Columns<const S> cols, View<T> x, const ConvGeometry& g, const Epilogue<T>& after);
 
 }  // namespace gk::cuda

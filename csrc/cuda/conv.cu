@@ -3,12 +3,14 @@
 // where outputs are few; float64 takes products. By name:
 //   direct       the direct path wherever it covers the geometry, else as above
 //   im2col       columns in memory and a product: the reference, and the way for cells beyond 32 bits
+// Arrays of bfloat16 take the paths of bf16, whatever is asked for but im2col.
 //   tf32, bf16   products on tensor cores: float32 factors rounded to 11 or 8 bits, sums in float32; bf16_auto and
 //                bf16_fast too
 // The other names of core/geometry.hpp are ways of the CPU. Nothing but tf32 and bf16 changes the precision.
 #include "conv_paths.hpp"
 #include "epilogue.hpp"
 #include "kernels.hpp"
+#include "memory.hpp"
 
 namespace gk::cuda {
 namespace {
@@ -18,6 +20,7 @@ constexpr int64_t kFoldOutputs = 16;
 
 template <class T>
 Precision precision_of(ConvAlgorithm a) {
+  if (std::is_same_v<T, bfloat16>) return Precision::bf16;
   if (sizeof(T) != sizeof(float)) return Precision::fma;
   if (a == ConvAlgorithm::tf32) return Precision::tf32;
   const bool bf16 = a == ConvAlgorithm::bf16 || a == ConvAlgorithm::bf16_auto || a == ConvAlgorithm::bf16_fast;
@@ -38,7 +41,7 @@ bool slides(ConvAlgorithm a, int64_t outputs, const ConvGeometry& g) {
 
 template <class T>
 bool folds(int64_t outputs, const ConvGeometry& g) {
-  return sizeof(T) == sizeof(float) && !is_empty(g) && g.kernel[2] > 1 && outputs <= kFoldOutputs;
+  return sizeof(T) <= sizeof(float) && !is_empty(g) && g.kernel[2] > 1 && outputs <= kFoldOutputs;
 }
 
 // Folding makes m shorter and n longer; a tile is 128 lines of m, and fetching a line costs about 16 multiply-adds.
@@ -85,15 +88,29 @@ void conv_transpose_then(View<const T> y_any, View<const T> w_any, View<T> x_any
   run_gemm(product, p);
 }
 
-template <class T>
-void conv_weight(View<const T> x_any, View<const T> y_any, View<T> w_any, const ConvGeometry& g, ConvAlgorithm a) {
+template <class T, class R>
+void conv_weight_sums(View<const T> x_any, View<const T> y_any, View<R> w_any, const ConvGeometry& g, ConvAlgorithm a) {
   const View<const T> x = x_any.volume(), y = y_any.volume();
-  const View<T> w = w_any.volume();
+  const View<R> w = w_any.volume();
   const Precision p = precision_of<T>(a);
   if (w.size() == 0) return;
-  if (through_columns(a, g)) return conv_weight_im2col(x, y, w, g);
+  if (through_columns(a, g)) {
+    if constexpr (std::is_same_v<R, Compute<T>>) {
+      return conv_weight_im2col(x, y, w, g);
+    } else {  // what all images give is rounded once
+      const int64_t shape[5] = {w.shape[0], w.shape[1], w.shape[2], w.shape[3], w.shape[4]};
+      const Scratch<Compute<T>> sums(w.size());
+      conv_weight_im2col(x, y, row_major(sums.data(), shape), g);
+      return cast(row_major<const Compute<T>>(sums.data(), shape), w);
+    }
+  }
   if (folds_weight(g)) return conv_weight_folded(x, y, w, g, p);
   run_gemm(conv_weight_product(x, y, w, g), p);
+}
+
+template <class T>
+void conv_weight(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, ConvAlgorithm a) {
+  conv_weight_sums(x, y, w, g, a);
 }
 
 template <class T>
@@ -138,17 +155,22 @@ void conv_transpose_moments(View<const T> y, View<const T> w, View<T> x, const C
   template void conv<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);                   \
   template void conv_transpose<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);         \
   template void conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm);            \
+  template void conv_weight_sums<T>(View<const T>, View<const T>, View<Compute<T>>, const ConvGeometry&,              \
+                                    ConvAlgorithm);                                                                   \
   template void conv_transpose_then<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,     \
                                        const Epilogue<T>&);                                                           \
   template void conv_epilogue<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,           \
-                                 View<const T>, double, double, uint64_t, uint64_t);                                  \
+                                 View<const Compute<T>>, double, double, uint64_t, uint64_t);                         \
   template void conv_transpose_epilogue<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm, \
-                                           View<const T>, double, double, uint64_t, uint64_t);                        \
-  template void conv_moments<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm, View<T>,   \
-                                View<T>, View<const T>, double, double, uint64_t, uint64_t);                          \
+                                           View<const Compute<T>>, double, double, uint64_t, uint64_t);               \
+  template void conv_moments<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,            \
+                                View<Compute<T>>, View<Compute<T>>, View<const Compute<T>>, double, double, uint64_t, \
+                                uint64_t);                                                                            \
   template void conv_transpose_moments<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, ConvAlgorithm,  \
-                                          View<T>, View<T>, View<const T>, double, double, uint64_t, uint64_t);
+                                          View<Compute<T>>, View<Compute<T>>, View<const Compute<T>>, double, double, \
+                                          uint64_t, uint64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

@@ -24,15 +24,15 @@ constexpr int kThreads = 256;
 // out[n, c, d, h, i] = sum over k of parts[n, c, k, d, h, (i*step + k*tap_step + origin)/every], where that is whole
 // and inside. One thread an output.
 template <class T>
-__global__ void add_taps_kernel(const T* parts, View<T> out, int64_t taps, int64_t width, int64_t step,
+__global__ void add_taps_kernel(const Compute<T>* parts, View<T> out, int64_t taps, int64_t width, int64_t step,
                                 int64_t tap_step, int64_t origin, int64_t every, int64_t total,
                                 const Epilogue<T> after) {
   const int64_t lines = out.shape[2] * out.shape[3];
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < total; i += int64_t(gridDim.x) * kThreads) {
     const int64_t line = divide(i, out.shape[4]), at = i - line * out.shape[4];
     const int64_t image = divide(line, lines), place = line - image * lines;  // image = (n, c)
-    const T* from = parts + (image * taps * lines + place) * width;
-    T sum[1] = {0};
+    const Compute<T>* from = parts + (image * taps * lines + place) * width;
+    Compute<T> sum[1] = {0};
     for (int64_t k = 0; k < taps; ++k, from += lines * width) {
       const int64_t cell = at * step + k * tap_step + origin;
       if (cell < 0) continue;
@@ -43,7 +43,7 @@ __global__ void add_taps_kernel(const T* parts, View<T> out, int64_t taps, int64
     T* const to = out.data + n * out.stride[0] + c * out.stride[1] + d * out.stride[2] +
                   (place - d * out.shape[3]) * out.stride[3] + at * out.stride[4];
     if (after.y != nullptr) finish<1>(after, sum, to, c, 0);
-    *to = sum[0];
+    *to = static_cast<T>(sum[0]);
   }
 }
 
@@ -68,15 +68,15 @@ template <class T, class Product>
 void in_parts(View<T> out, int64_t taps, int64_t width, int64_t step, int64_t tap_step, int64_t origin, int64_t every,
               const Epilogue<T>& after, Product product) {
   const int64_t tap = out.shape[2] * out.shape[3] * width, image = out.shape[1] * taps * tap;
-  const int64_t fit = kPartBytes / std::max<int64_t>(1, image * static_cast<int64_t>(sizeof(T)));
+  const int64_t fit = kPartBytes / std::max<int64_t>(1, image * static_cast<int64_t>(sizeof(Compute<T>)));
   const int64_t count = std::max<int64_t>(1, std::min(fit, out.shape[0]));
-  const Scratch<T> memory(count * image);
+  const Scratch<Compute<T>> memory(count * image);
   for (int64_t first = 0; first < out.shape[0]; first += count) {
     const View<T> to = images(out, first, std::min(count, out.shape[0] - first));
-    const View<T> parts{memory.data(),
-                        5,
-                        {to.shape[0], to.shape[1], to.shape[2], to.shape[3], width},
-                        {image, taps * tap, to.shape[3] * width, width, 1}};
+    const View<Compute<T>> parts{memory.data(),
+                                 5,
+                                 {to.shape[0], to.shape[1], to.shape[2], to.shape[3], width},
+                                 {image, taps * tap, to.shape[3] * width, width, 1}};
     product(first, to.shape[0], parts);
     const int64_t total = to.size();
     const auto blocks = static_cast<unsigned>(std::min<int64_t>((total + kThreads - 1) / kThreads, INT_MAX));
@@ -92,7 +92,7 @@ void conv_folded(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
                  const Epilogue<T>& after) {
   ConvGeometry flat = without_w(g, g.x[2]);
   in_parts(y, g.kernel[2], g.x[2], g.stride[2], g.dilation[2], -g.pad_lo[2], 1, after,
-           [&](int64_t first, int64_t count, View<T> parts) {
+           [&](int64_t first, int64_t count, View<Compute<T>> parts) {
              flat.batch = count;
              Gemm<T> p = conv_product(images(x, first, count), w, parts, flat);
              p.n.extent[2] = static_cast<int>(g.kernel[2]);
@@ -107,7 +107,7 @@ void conv_transpose_folded(View<const T> y, View<const T> w, View<T> x, const Co
                            const Epilogue<T>& after) {
   ConvGeometry flat = without_w(g, g.y[2]);
   in_parts(x, g.kernel[2], g.y[2], 1, -g.dilation[2], g.pad_lo[2], g.stride[2], after,
-           [&](int64_t first, int64_t count, View<T> parts) {
+           [&](int64_t first, int64_t count, View<Compute<T>> parts) {
              flat.batch = count;
              Gemm<T> p = conv_transpose_product(images(y, first, count), w, parts, flat);
              p.n.extent[2] = static_cast<int>(g.kernel[2]);
@@ -117,8 +117,8 @@ void conv_transpose_folded(View<const T> y, View<const T> w, View<T> x, const Co
            });
 }
 
-template <class T>
-void conv_weight_folded(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, Precision precision) {
+template <class T, class R>
+void conv_weight_folded(View<const T> x, View<const T> y, View<R> w, const ConvGeometry& g, Precision precision) {
   Gemm<T> p = conv_weight_product(x, y, w, without_w(g, g.x[2]));
   p.n.extent[2] = static_cast<int>(g.kernel[2]);
   p.c_n[3] = w.stride[4];
@@ -138,5 +138,8 @@ void conv_weight_folded(View<const T> x, View<const T> y, View<T> w, const ConvG
   template void conv_weight_folded<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, Precision);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
+template void conv_weight_folded<bfloat16>(View<const bfloat16>, View<const bfloat16>, View<float>, const ConvGeometry&,
+                                           Precision);
 
 }  // namespace gk::cuda

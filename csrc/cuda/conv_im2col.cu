@@ -88,7 +88,7 @@ void conv_im2col(View<const T> x, View<const T> w, View<T> y, const ConvGeometry
 template <class T>
 void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
                            const Epilogue<T>& after) {
-  const ImageColumns<T> cols(g);
+  const ImageColumns<Compute<T>> cols(g);
   const int64_t outputs = g.out_channels / g.groups;
   cols.for_images(g, [&](int64_t first, const ConvGeometry& some) {
     Gemm<T> p;
@@ -99,17 +99,19 @@ void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const Co
     p.b.data = w.data;
     p.b.inner.stride[0] = w.stride[0], p.b.batch.stride[0] = outputs * w.stride[0];
     std::copy_n(w.stride + 1, 4, p.b.line.stride);
-    p.c = cols.columns.data, p.c_batch[0] = cols.group_stride(g);
+    p.write_to(cols.columns.data);
+    p.c_batch[0] = cols.group_stride(g);
     std::copy_n(cols.column.stride, 4, p.c_m);
     std::copy_n(cols.row.stride, 4, p.c_n);
     run_gemm(p, Precision::fma);
-    const Columns<const T> made{cols.columns.data, cols.columns.image, cols.columns.row, cols.columns.position};
+    const Columns<const Compute<T>> made{cols.columns.data, cols.columns.image, cols.columns.row,
+                                         cols.columns.position};
     add_columns(made, images(x, first, some.batch), some, after);
   });
 }
 
 template <class T>
-void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
+void conv_weight_im2col(View<const T> x, View<const T> y, View<Compute<T>> w, const ConvGeometry& g) {
   const ImageColumns<T> cols(g);
   const int64_t outputs = g.out_channels / g.groups;
   cols.for_images(g, [&](int64_t first, const ConvGeometry& some) {
@@ -122,7 +124,7 @@ void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvG
     p.a.inner_fastest = p.b.inner_fastest = true;
     p.b.data = y.data + first * y.stride[0];
     set_volume(y, outputs, p.b.inner.stride, p.b.line.stride, p.b.batch.stride);
-    p.c = w.data;
+    p.write_to(w.data);
     p.c_n[0] = w.stride[0], p.c_batch[0] = outputs * w.stride[0];
     std::copy_n(w.stride + 1, 4, p.c_m);
     p.accumulate = first > 0;
@@ -134,8 +136,9 @@ void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvG
   template void conv_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&, const Epilogue<T>&); \
   template void conv_transpose_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&,            \
                                          const Epilogue<T>&);                                                   \
-  template void conv_weight_im2col<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
+  template void conv_weight_im2col<T>(View<const T>, View<const T>, View<Compute<T>>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

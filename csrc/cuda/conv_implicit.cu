@@ -46,8 +46,8 @@ PhaseAxis phase_axis(const ConvGeometry& g, int axis) {
   return p;
 }
 
-template <class T>
-Gemm<T> conv_product(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g) {
+template <class T, class R>
+Gemm<T> conv_product(View<const T> x, View<const T> w, View<R> y, const ConvGeometry& g) {
   Gemm<T> p;
   p.m = digits(g.batch, g.y), p.n.outer = g.out_channels / g.groups;
   p.k = digits(g.in_channels / g.groups, g.kernel), p.batch.outer = g.groups;
@@ -56,20 +56,21 @@ Gemm<T> conv_product(View<const T> x, View<const T> w, View<T> y, const ConvGeom
   p.b.data = w.data, p.b.inner_fastest = true;
   p.b.line.stride[0] = w.stride[0], p.b.batch.stride[0] = p.n.outer * w.stride[0];
   std::copy_n(w.stride + 1, 4, p.b.inner.stride);
-  p.c = y.data;
+  p.write_to(y.data);
   p.c_m[0] = y.stride[0], p.c_n[0] = y.stride[1], p.c_batch[0] = p.n.outer * y.stride[1];
   std::copy_n(y.stride + 2, 3, p.c_m + 1);
   return p;
 }
 
-template <class T>
-Gemm<T> conv_transpose_product(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g) {
+template <class T, class R>
+Gemm<T> conv_transpose_product(View<const T> y, View<const T> w, View<R> x, const ConvGeometry& g) {
   Gemm<T> p;
   p.phased = p.lines_follow = true;
   p.n.outer = g.in_channels / g.groups;
   p.k = digits(g.out_channels / g.groups, g.kernel);
   p.m.outer = g.batch, p.batch.outer = g.groups;
-  p.a.data = y.data, p.b.data = w.data, p.c = x.data;
+  p.a.data = y.data, p.b.data = w.data;
+  p.write_to(x.data);
   p.a.image = true;
   p.b.inner_fastest = true;
   p.a.line.stride[0] = y.stride[0], p.a.inner.stride[0] = y.stride[1];
@@ -91,8 +92,8 @@ Gemm<T> conv_transpose_product(View<const T> y, View<const T> w, View<T> x, cons
   return p;
 }
 
-template <class T>
-Gemm<T> conv_weight_product(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g) {
+template <class T, class R>
+Gemm<T> conv_weight_product(View<const T> x, View<const T> y, View<R> w, const ConvGeometry& g) {
   Gemm<T> p;
   p.m = digits(g.in_channels / g.groups, g.kernel), p.n.outer = g.out_channels / g.groups;
   p.k = digits(g.batch, g.y), p.batch.outer = g.groups;
@@ -102,17 +103,19 @@ Gemm<T> conv_weight_product(View<const T> x, View<const T> y, View<T> w, const C
   p.b.data = y.data;
   p.b.line.stride[0] = y.stride[1], p.b.inner.stride[0] = y.stride[0], p.b.batch.stride[0] = p.n.outer * y.stride[1];
   std::copy_n(y.stride + 2, 3, p.b.inner.stride + 1);
-  p.c = w.data;
+  p.write_to(w.data);
   p.c_n[0] = w.stride[0], p.c_batch[0] = p.n.outer * w.stride[0];
   std::copy_n(w.stride + 1, 4, p.c_m);
   return p;
 }
 
-#define GK_INSTANTIATE(T)                                                                                 \
-  template Gemm<T> conv_product<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);           \
-  template Gemm<T> conv_transpose_product<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&); \
-  template Gemm<T> conv_weight_product<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
-GK_INSTANTIATE(float)
-GK_INSTANTIATE(double)
+#define GK_INSTANTIATE(T, R)                                                                              \
+  template Gemm<T> conv_product<T>(View<const T>, View<const T>, View<R>, const ConvGeometry&);           \
+  template Gemm<T> conv_transpose_product<T>(View<const T>, View<const T>, View<R>, const ConvGeometry&); \
+  template Gemm<T> conv_weight_product<T>(View<const T>, View<const T>, View<R>, const ConvGeometry&);
+GK_INSTANTIATE(float, float)
+GK_INSTANTIATE(double, double)
+GK_INSTANTIATE(bfloat16, bfloat16)
+GK_INSTANTIATE(bfloat16, float)
 
 }  // namespace gk::cuda

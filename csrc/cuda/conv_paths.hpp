@@ -1,4 +1,5 @@
-// The convolution paths; conv.cu chooses. Views have five axes here.
+// The convolution paths; conv.cu chooses. Views have five axes here. R is T, or Compute<T> for sums that another kernel
+// goes on with.
 #pragma once
 
 #include "../core/geometry.hpp"
@@ -14,18 +15,20 @@ void conv_then(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& 
 template <class T>
 void conv_transpose_then(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, ConvAlgorithm a,
                          const Epilogue<T>& after);
+template <class T, class R>
+void conv_weight_sums(View<const T> x, View<const T> y, View<R> w, const ConvGeometry& g, ConvAlgorithm a);
 
 // Cells and taps of the implicit product and of the direct path are 32-bit numbers below this.
 constexpr int64_t kLargestCell = int64_t(1) << 28;
 bool fits_cells(const ConvGeometry& g);
 
 // Products whose operands are the arrays themselves, for run_gemm.
-template <class T>
-Gemm<T> conv_product(View<const T> x, View<const T> w, View<T> y, const ConvGeometry& g);
-template <class T>
-Gemm<T> conv_transpose_product(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g);
-template <class T>
-Gemm<T> conv_weight_product(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+template <class T, class R>
+Gemm<T> conv_product(View<const T> x, View<const T> w, View<R> y, const ConvGeometry& g);
+template <class T, class R>
+Gemm<T> conv_transpose_product(View<const T> y, View<const T> w, View<R> x, const ConvGeometry& g);
+template <class T, class R>
+Gemm<T> conv_weight_product(View<const T> x, View<const T> y, View<R> w, const ConvGeometry& g);
 
 // The same with the taps along w beside the channels in n: few channels fill the tile of a product.
 template <class T>
@@ -35,8 +38,8 @@ template <class T>
 void conv_transpose_folded(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g, Precision p,
                            const Epilogue<T>& after);
 // strides of 1 along w
-template <class T>
-void conv_weight_folded(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g, Precision p);
+template <class T, class R>
+void conv_weight_folded(View<const T> x, View<const T> y, View<R> w, const ConvGeometry& g, Precision p);
 
 // Sliding windows in registers, for float. False, and nothing is done, where a geometry is not covered: cells that are
 // not neighbours along w, or a kernel too large for shared memory.
@@ -53,7 +56,15 @@ template <class T>
 void conv_transpose_im2col(View<const T> y, View<const T> w, View<T> x, const ConvGeometry& g,
                            const Epilogue<T>& after);
 template <class T>
-void conv_weight_im2col(View<const T> x, View<const T> y, View<T> w, const ConvGeometry& g);
+void conv_weight_im2col(View<const T> x, View<const T> y, View<Compute<T>> w, const ConvGeometry& g);
+
+template <class T>
+View<T> row_major(T* data, const int64_t (&shape)[5]) {
+  View<T> v{data, 5, {}, {}};
+  int64_t stride = 1;
+  for (int i = 4; i >= 0; --i) v.shape[i] = shape[i], v.stride[i] = stride, stride *= shape[i];
+  return v;
+}
 
 // What the phases of a transposed convolution share on one axis.
 PhaseAxis phase_axis(const ConvGeometry& g, int axis);

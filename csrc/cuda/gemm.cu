@@ -1,14 +1,14 @@
 // The product of gemm.hpp. A block owns a tile of c and walks along k in slices of 16; while it multiplies one slice
-// the next ones are on their way by asynchronous copies, element by element because lines and taps lie anywhere
-// (16 elements a thread and slice against 512 to 1024 multiply-adds). Where an index lies is worked out once a line
-// and once a slice, by one thread, into tables in shared memory; an element then costs a sum and a bounds check.
-// One barrier a slice. Static shared memory stays under 48 KiB: two to four blocks an SM.
+// the next ones are on their way, element by element because lines and taps lie anywhere (16 elements a thread and
+// slice against 512 to 1024 multiply-adds): see gemm_slices.cuh. One barrier a slice. Static shared memory stays under
+// 48 KiB: two to four blocks an SM. Sums are Compute<T> all the way; a result is rounded to T when it is stored, once.
 #include "gemm.hpp"
 
 #include <algorithm>
 #include <climits>
 
 #include "../core/error.hpp"
+#include "gemm_slices.cuh"
 #include "gemm_tiles.cuh"
 #include "index.cuh"
 #include "launch.cuh"
@@ -17,46 +17,15 @@
 namespace gk::cuda {
 namespace {
 
-constexpr int kOutside = -(1 << 29);  // the cell of an index beyond the last: never inside, however often added
-
-struct Entry {
-  int64_t offset;
-  int cell[3];
-};
-
-struct Place {
-  int64_t outer;
-  int digit[3];
-  __device__ Place(int64_t i, const int* extent) {
-    const int64_t w = divide(i, extent[2]), h = divide(w, extent[1]);
-    digit[2] = static_cast<int>(i - w * extent[2]);
-    digit[1] = static_cast<int>(w - h * extent[1]);
-    outer = divide(h, extent[0]);
-    digit[0] = static_cast<int>(h - outer * extent[0]);
-  }
-  __device__ int64_t offset(const int64_t* stride) const {
-    return outer * stride[0] + digit[0] * stride[1] + digit[1] * stride[2] + digit[2] * stride[3];
-  }
-};
-
-__device__ Entry entry(const Map& map, int64_t i, int64_t count, const int* extent) {
-  Entry e{0, {kOutside, 0, 0}};
-  if (i >= count) return e;
-  const Place at(i, extent);
-  e.offset = at.offset(map.stride);
-  for (int axis = 0; axis < 3; ++axis) e.cell[axis] = at.digit[axis] * map.step[axis];
-  return e;
-}
-
 // One entry of the batch, ready to be multiplied.
 template <class T>
 struct Selected {
   const T* a;
   const T* b;
-  T* c;
+  int64_t c;  // offset
   int a_origin[3], b_origin[3], m_extent[3], k_extent[3];
-  int64_t m, k, channel;  // the channel of n = 0
-  MomentState<T>* found;  // of that channel in the first tile of m
+  int64_t m, k, channel;           // the channel of n = 0
+  MomentState<Compute<T>>* found;  // of that channel in the first tile of m
 };
 
 // `pieces`: of the moments of one entry.
@@ -65,7 +34,7 @@ __device__ void select(const Gemm<T>& g, int64_t batch, int64_t pieces, Selected
   const Place at(batch, g.batch.extent);
   s.a = g.a.data + at.outer * g.a.batch.stride[0];
   s.b = g.b.data + at.outer * g.b.batch.stride[0];
-  s.c = g.c + at.offset(g.c_batch);
+  s.c = at.offset(g.c_batch);
   s.m = g.m.outer, s.k = g.k.outer, s.channel = at.outer * g.n.outer;
   const int64_t phase = (int64_t(at.digit[0]) * g.batch.extent[1] + at.digit[1]) * g.batch.extent[2] + at.digit[2];
   s.found = g.after.found + phase * pieces * g.batch.outer * g.n.outer + s.channel;
@@ -87,58 +56,23 @@ __device__ void select(const Gemm<T>& g, int64_t batch, int64_t pieces, Selected
   }
 }
 
-// Copies slice elements (line, k) into s[k][line] for lines with entries `line`, k with entries `inner`.
-template <int kLines, int kThreads, int kRow, class T>
-__device__ void load_slice(const T* data, const Operand<T>& o, const Entry* line, const Entry* inner, T (*s)[kRow]) {
-  static_assert(kThreads % kSlice == 0);
-  auto copy = [&](const Entry& l, const Entry& k, T* to) {
-    bool inside = l.cell[0] + k.cell[0] >= 0;
-    if (o.image) {
-      GK_UNROLL
-      for (int axis = 0; axis < 3; ++axis)
-        inside &= static_cast<uint32_t>(l.cell[axis] + k.cell[axis]) < static_cast<uint32_t>(o.bound[axis]);
-    }
-    cp_async<sizeof(T)>(to, data + (inside ? l.offset + k.offset : 0), inside);
-  };
-  constexpr int kElements = kLines * kSlice, kRounds = (kElements + kThreads - 1) / kThreads;
-  constexpr bool kWhole = kElements % kThreads == 0;
-  if (o.inner_fastest) {
-    const int k = threadIdx.x % kSlice;
-    const Entry at = inner[k];
-    for (int r = 0; r < kRounds; ++r) {
-      const int l = r * (kThreads / kSlice) + threadIdx.x / kSlice;
-      if (kWhole || l < kLines) copy(line[l], at, &s[k][l]);
-    }
-  } else if constexpr (kThreads % kLines == 0) {
-    const int l = threadIdx.x % kLines;
-    const Entry at = line[l];
-    for (int r = 0; r < kRounds; ++r) {
-      const int k = r * (kThreads / kLines) + threadIdx.x / kLines;
-      if (kWhole || k < kSlice) copy(at, inner[k], &s[k][l]);
-    }
-  } else {
-    for (int r = 0; r < kRounds; ++r) {
-      const int i = r * kThreads + threadIdx.x, k = i / kLines, l = i % kLines;
-      if (kWhole || i < kElements) copy(line[l], inner[k], &s[k][l]);
-    }
-  }
-}
-
 // Neighbours along m, at once where they are neighbours in memory too; `channel` is that of the first. `values` become
-// what is stored.
-template <class T, int kCount>
-__device__ void store(const Gemm<T>& g, bool is_result, T* to, const int64_t* offset, int64_t left, int64_t channel,
-                      T (&values)[kCount]) {
-  const bool accumulate = is_result && g.accumulate, finishes = is_result && g.after.y != nullptr;
+// what is stored. R is T for the result, else Compute<T>, and then nothing follows.
+template <class T, class R, int kCount>
+__device__ void store(const Gemm<T>& g, bool is_result, R* to, const int64_t* offset, int64_t left, int64_t channel,
+                      Compute<T> (&values)[kCount]) {
+  const bool accumulate = is_result && g.accumulate;
+  [[maybe_unused]] const bool finishes = is_result && g.after.y != nullptr;
   if constexpr (kCount > 1) {
     bool packed = !accumulate && left >= kCount && reinterpret_cast<uintptr_t>(to + offset[0]) % 16 == 0;
     GK_UNROLL
     for (int v = 1; v < kCount; ++v) packed &= offset[v] == offset[0] + v;
     if (packed) {
-      if (finishes) finish<kCount>(g.after, values, to + offset[0], channel, g.channels_along_m);
-      Pack<T, kCount> p;
+      if constexpr (std::is_same_v<R, T>)
+        if (finishes) finish<kCount>(g.after, values, to + offset[0], channel, g.channels_along_m);
+      Pack<R, kCount> p;
       GK_UNROLL
-      for (int v = 0; v < kCount; ++v) p.value[v] = values[v];
+      for (int v = 0; v < kCount; ++v) values[v] = p.value[v] = static_cast<R>(values[v]);
       store_pack<kCount>(to + offset[0], p);
       return;
     }
@@ -146,9 +80,12 @@ __device__ void store(const Gemm<T>& g, bool is_result, T* to, const int64_t* of
   GK_UNROLL
   for (int v = 0; v < kCount; ++v) {
     if (v >= left) continue;
-    T value[1] = {accumulate ? to[offset[v]] + values[v] : values[v]};
-    if (finishes) finish<1>(g.after, value, to + offset[v], channel + (g.channels_along_m ? v : 0), 0);
-    to[offset[v]] = values[v] = value[0];
+    Compute<T> value[1] = {accumulate ? to[offset[v]] + values[v] : values[v]};
+    if constexpr (std::is_same_v<R, T>)
+      if (finishes) finish<1>(g.after, value, to + offset[v], channel + (g.channels_along_m ? v : 0), 0);
+    const R stored = static_cast<R>(value[0]);
+    to[offset[v]] = stored;
+    values[v] = stored;
   }
 }
 
@@ -161,8 +98,10 @@ struct Tiling {
 template <class Tile>
 struct Storage {
   using T = typename Tile::Element;
-  T a[Tile::kStages][kSlice][Tile::BM + Tile::kPadM];
-  T b[Tile::kStages][kSlice][Tile::BN + Tile::kPadN];
+  using Word = typename Tile::Word;
+  static constexpr int kRows = kSlice * sizeof(T) / sizeof(Word), kRowA = Tile::BM + Tile::kPadM,
+                       kRowB = Tile::BN + Tile::kPadN;
+  Word a[Tile::kStages][kRows][kRowA], b[Tile::kStages][kRows][kRowB];
   Entry a_line[Tile::BM], b_line[Tile::BN], a_inner[2][kSlice], b_inner[2][kSlice];
   int64_t c_m[Tile::BM], c_n[Tile::BN];
   Selected<T> at;
@@ -170,15 +109,16 @@ struct Storage {
 
 // Where the moments go that the threads of a piece of the tile from (m0, n) on stored of column n.
 template <class Tile, class T>
-__device__ MomentState<T>* found_at(const Gemm<T>& g, const Selected<T>& s, int64_t m0, int piece, int64_t n) {
+__device__ MomentState<Compute<T>>* found_at(const Gemm<T>& g, const Selected<T>& s, int64_t m0, int piece, int64_t n) {
   return s.found + (m0 / Tile::BM * Tile::kPieces + piece) * g.batch.outer * g.n.outer + n;
 }
 
 // parts == 1: writes c; else writes the parts' sums to partial(part, batch, n, m).
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
-    gemm_kernel(const Gemm<typename Tile::Element> g, const Tiling tiling, typename Tile::Element* partial) {
+    gemm_kernel(const Gemm<typename Tile::Element> g, const Tiling tiling, Compute<typename Tile::Element>* partial) {
   using T = typename Tile::Element;
+  using C = Compute<T>;
   constexpr int kThreads = Tile::kThreads, kStages = Tile::kStages;
   GK_SHARED(Storage<Tile>, s);
   static_assert(sizeof(s) <= 48 * 1024);
@@ -219,69 +159,86 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   }
   const int64_t first = part * tiling.slices_per_part, slices = (s.at.k + kSlice - 1) / kSlice;
   const int64_t end = first + tiling.slices_per_part, last = tiling.parts > 1 && end < slices ? end : slices;
+  Share<Tile, Tile::BM, Storage<Tile>::kRowA> a_share;
+  Share<Tile, Tile::BN, Storage<Tile>::kRowB> b_share;
+  constexpr bool kHeld = decltype(a_share)::kHeld;
   const auto fetch = [&](int64_t slice) {
     const int to = static_cast<int>((slice - first) % kStages), table = slice % 2;
-    load_slice<Tile::BM, kThreads>(s.at.a, g.a, s.a_line, s.a_inner[table], s.a[to]);
-    load_slice<Tile::BN, kThreads>(s.at.b, g.b, s.b_line, s.b_inner[table], s.b[to]);
+    a_share.fetch(s.at.a, g.a, s.a_line, s.a_inner[table], s.a[to]);
+    b_share.fetch(s.at.b, g.b, s.b_line, s.b_inner[table], s.b[to]);
+  };
+  const auto put = [&](int64_t slice) {
+    const int to = static_cast<int>((slice - first) % kStages);
+    a_share.put(g.a, s.a[to]), b_share.put(g.b, s.b[to]);
   };
   for (int ahead = 0; ahead < kStages - 1; ++ahead) {
     if (threadIdx.x < kSlice && first + ahead < last) inner(first + ahead);
     __syncthreads();
-    if (first + ahead < last) fetch(first + ahead);
-    cp_async_commit();
+    if (first + ahead < last) {
+      fetch(first + ahead);
+      put(first + ahead);
+    }
+    if constexpr (!kHeld) cp_async_commit();
   }
   if (threadIdx.x < kSlice && first + kStages - 1 < last) inner(first + kStages - 1);
 
   Tile tile;
   for (int64_t slice = first; slice < last; ++slice) {
-    cp_async_wait<kStages - 2>();
+    if constexpr (!kHeld) cp_async_wait<kStages - 2>();
     __syncthreads();  // the slice is here for all; the one before and its table are no longer read
     if (slice + kStages - 1 < last) fetch(slice + kStages - 1);
-    cp_async_commit();
+    if constexpr (!kHeld) cp_async_commit();
     if (threadIdx.x < kSlice && slice + kStages < last) inner(slice + kStages);
     const int from = static_cast<int>((slice - first) % kStages);
     tile.multiply(s.a[from], s.b[from]);
+    if (slice + kStages - 1 < last) put(slice + kStages - 1);
   }
-  cp_async_wait<0>();
+  if constexpr (!kHeld) cp_async_wait<0>();
 
   const bool is_result = tiling.parts == 1;
-  T* const to = is_result ? s.at.c : partial;
   const int64_t m_left = s.at.m - m0, n_left = n_count - n0;
-  const bool gathers = g.after.found != nullptr;
-  MomentSums<T> sums;
-  tile.for_each(
-      [&](int m, int n, auto& values) {
-        if (n >= n_left) return;
-        const int64_t channel = g.channels_along_m ? m0 + m : s.at.channel + n0 + n;
-        store(g, is_result, to + s.c_n[n], s.c_m + m, m_left - m, channel, values);
-        int64_t left = gathers ? m_left - m : 0;
-        for (const T value : values)
-          if (left-- > 0) sums.add(value);
-      },
-      [&](int n) {
-        if (!gathers) return;
-        const MomentState<T> moments = joined_lanes<Tile::kFirstLane, Tile::kLastLane>(sums.state());
-        sums = MomentSums<T>();
-        if (n < n_left && Tile::leads()) *found_at<Tile>(g, s.at, m0, Tile::piece(), n0 + n) = moments;
-      });
+  const auto write = [&](auto* to) {
+    const bool gathers = std::is_same_v<decltype(to), T*> && g.after.found != nullptr;
+    MomentSums<C> sums;
+    tile.for_each(
+        [&](int m, int n, auto& values) {
+          if (n >= n_left) return;
+          const int64_t channel = g.channels_along_m ? m0 + m : s.at.channel + n0 + n;
+          store(g, is_result, to + s.c_n[n], s.c_m + m, m_left - m, channel, values);
+          int64_t left = gathers ? m_left - m : 0;
+          for (const C value : values)
+            if (left-- > 0) sums.add(value);
+        },
+        [&](int n) {
+          if (!gathers) return;
+          const MomentState<C> moments = joined_lanes<Tile::kFirstLane, Tile::kLastLane>(sums.state());
+          sums = MomentSums<C>();
+          if (n < n_left && Tile::leads()) *found_at<Tile>(g, s.at, m0, Tile::piece(), n0 + n) = moments;
+        });
+  };
+  if constexpr (std::is_same_v<T, C>)
+    write(is_result ? g.c + s.at.c : partial);
+  else if (is_result && g.sums == nullptr)
+    write(g.c + s.at.c);
+  else
+    write(is_result ? g.sums + s.at.c : partial);
 }
 
 // c = sum over parts in order, one thread an element.
 template <class T>
-__global__ void add_parts_kernel(const Gemm<T> g, const Tiling tiling, const T* partial) {
+__global__ void add_parts_kernel(const Gemm<T> g, const Tiling tiling, const Compute<T>* partial) {
   const int64_t total = tiling.m * tiling.n * tiling.batches;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
-    T sum = partial[i];
-    for (int64_t part = 1; part < tiling.parts; ++part) sum += partial[part * total + i];
+    Compute<T> sum[1] = {partial[i]};
+    for (int64_t part = 1; part < tiling.parts; ++part) sum[0] += partial[part * total + i];
     const int64_t rest = divide(i, tiling.m), batch = divide(rest, tiling.n);
     const Place m(i - rest * tiling.m, g.m.extent), n(rest - batch * tiling.n, g.n.extent), b(batch, g.batch.extent);
-    T* const to = g.c + b.offset(g.c_batch) + n.offset(g.c_n) + m.offset(g.c_m);
-    T value[1] = {g.accumulate ? *to + sum : sum};
-    if (g.after.y != nullptr) {
-      const int64_t channel = g.channels_along_m ? m.outer : b.outer * g.n.outer + n.outer;
-      finish<1>(g.after, value, to, channel, 0);
-    }
-    *to = value[0];
+    const int64_t offset[1] = {b.offset(g.c_batch) + n.offset(g.c_n) + m.offset(g.c_m)};
+    const int64_t channel = g.channels_along_m ? m.outer : b.outer * g.n.outer + n.outer;
+    if (std::is_same_v<T, Compute<T>> || g.sums == nullptr)
+      store(g, true, g.c, offset, 1, channel, sum);
+    else
+      store(g, true, g.sums, offset, 1, channel, sum);
   }
 }
 
@@ -297,7 +254,7 @@ void run_tiles(const Gemm<T>& g) {
   Tiling tiling{m, n, batches, ceil_divide(m, Tile::BM), ceil_divide(n, Tile::BN), 1, 0, 0};
   const int64_t tiles = tiling.m_tiles * tiling.n_tiles * batches, slices = ceil_divide(g.k.count(), kSlice);
   if (!g.phased && tiles < kWantedTiles) {
-    const int64_t fit = kPartialBytes / static_cast<int64_t>(results * sizeof(T));
+    const int64_t fit = kPartialBytes / static_cast<int64_t>(results * sizeof(Compute<T>));
     const int64_t wanted = std::min({ceil_divide(kWantedTiles, tiles), slices / kSlicesOfPart, fit});
     if (wanted > 1) {
       tiling.slices_per_part = ceil_divide(slices, wanted);
@@ -311,31 +268,34 @@ void run_tiles(const Gemm<T>& g) {
     Gemm<T> whole = g;
     if (g.after.moments != nullptr)
       whole.after.found = g.after.moments->found(batches / g.batch.outer * tiling.m_tiles * Tile::kPieces);
-    return launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, whole, tiling, static_cast<T*>(nullptr));
+    return launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, whole, tiling,
+                  static_cast<Compute<T>*>(nullptr));
   }
-  Scratch<T> partial(tiling.parts * results);
+  Scratch<Compute<T>> partial(tiling.parts * results);
   launch({dim3(blocks), dim3(Tile::kThreads)}, gemm_kernel<Tile>, g, tiling, partial.data());
   const auto adders = static_cast<unsigned>(std::min<int64_t>(ceil_divide(results, 256), 4096));
   launch({dim3(adders), dim3(256)}, add_parts_kernel<T>, g, tiling, partial.data());
 }
 
 // The widest tile that wastes no more of n than it saves.
-template <Precision kPrecision>
-void run_mma(const Gemm<float>& g) {
+template <Precision kPrecision, class T>
+void run_mma(const Gemm<T>& g) {
   const int64_t n = g.n.count();
-  if (n <= 16) return run_tiles<MmaTile<128, 16, kPrecision>>(g);
-  if (n <= 32) return run_tiles<MmaTile<128, 32, kPrecision>>(g);
-  if (n <= 48 || (n > 64 && n <= 96)) return run_tiles<MmaTile<128, 48, kPrecision>>(g);
-  return run_tiles<MmaTile<128, 64, kPrecision>>(g);
+  if (n <= 16) return run_tiles<MmaTile<T, 128, 16, kPrecision>>(g);
+  if (n <= 32) return run_tiles<MmaTile<T, 128, 32, kPrecision>>(g);
+  if (n <= 48 || (n > 64 && n <= 96)) return run_tiles<MmaTile<T, 128, 48, kPrecision>>(g);
+  return run_tiles<MmaTile<T, 128, 64, kPrecision>>(g);
 }
 
 }  // namespace
 
 template <class T>
-void run_gemm(const Gemm<T>& g, Precision precision) {
+void run_gemm(const Gemm<T>& g, [[maybe_unused]] Precision precision) {
   const int64_t n = g.n.count();
   if (g.m.count() * n * g.batch.count() == 0) return;
-  if constexpr (sizeof(T) == 8) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    run_mma<Precision::bf16>(g);
+  } else if constexpr (sizeof(T) == 8) {
     if (n <= 8) return run_tiles<FmaTile<T, 128, 8, 4, 2>>(g);
     return run_tiles<FmaTile<T, 64, 64, 4, 4>>(g);
   } else {
@@ -350,5 +310,6 @@ void run_gemm(const Gemm<T>& g, Precision precision) {
 
 template void run_gemm<float>(const Gemm<float>&, Precision);
 template void run_gemm<double>(const Gemm<double>&, Precision);
+template void run_gemm<bfloat16>(const Gemm<bfloat16>&, Precision);
 
 }  // namespace gk::cuda

@@ -6,13 +6,14 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "epilogue.cuh"
 
 namespace gk::cuda {
 
 // What is multiplied: fma rounds as T does; tf32 and bf16 round the factors (2^-11, 2^-8) and add in float32 on tensor
-// cores. The latter two hold for float alone.
+// cores. The latter two hold for float alone; arrays of bfloat16 are multiplied as they are, which is bf16.
 enum class Precision { fma, tf32, bf16 };
 
 // index = ((outer*extent[0] + d)*extent[1] + h)*extent[2] + w
@@ -52,6 +53,7 @@ template <class T>
 struct Gemm {
   Operand<T> a, b;
   T* c = nullptr;
+  Compute<T>* sums = nullptr;  // instead of a `c` of bfloat16: not rounded, for another kernel to add; no `after`
   int64_t c_m[4] = {}, c_n[4] = {}, c_batch[4] = {};
   bool accumulate = false;  // add to c
   Epilogue<T> after;        // of c; its channels are n, those of one batch entry after those of another, or m
@@ -61,6 +63,14 @@ struct Gemm {
   // origins follow. With `lines_follow` they are the first cells of the phases, whose cells q, q + stride, ... are m.
   bool phased = false, lines_follow = false;
   PhaseAxis phase[3];
+
+  template <class R>
+  void write_to(R* result) {
+    if constexpr (std::is_same_v<R, T>)
+      c = result;
+    else
+      sums = result;
+  }
 };
 
 // The stream-ordered launch. Products with few tiles and a long k are cut along k; the parts are added in order.

@@ -1,6 +1,7 @@
 // What a block of threads does with one slice (kSlice values of k) of both operands that lies in shared memory.
-// Both slices are [k][line]: loads are then contiguous along lines for every kind of tile. A row of m values is BM long
-// plus a pad that spreads what a warp reads at once over all 32 banks.
+// Both slices are [k][line]: loads are then contiguous along lines for every kind of tile. Of bfloat16 a word holds two
+// neighbours along k, and slices are [k/2][line]. A row of m values is BM long plus a pad that spreads what a warp
+// reads at once over all 32 banks.
 #pragma once
 
 #include "gemm.hpp"
@@ -15,6 +16,7 @@ constexpr int kSlice = 16;
 template <class T, int BM_, int BN_, int TM, int TN>
 struct FmaTile {
   using Element = T;
+  using Word = T;
   static constexpr int BM = BM_, BN = BN_, kThreads = BM / TM * (BN / TN), kBlocks = kThreads > 128 ? 2 : 3,
                        kStages = 2, V = kPackSize<T>, kPadM = V, kPadN = V, kColumns = BM / TM, kRows = BN / TN;
   T sum[TM][TN] = {};
@@ -70,13 +72,18 @@ struct FmaTile {
 };
 
 // Tensor cores: warps are stacked along m, each owns 32 x BN results as 2 x BN/8 products of 16x8. A product sums over
-// k in any order, so a lane takes the values k = t, t+4, t+8, t+12 (t = lane % 4) of a slice for its pairs of k: with
-// rows of 8 (mod 16) words plus a multiple of 16, the 32 words of every read are in 32 banks, no ldmatrix needed.
-template <int BM_, int BN_, Precision kPrecision>
+// k in any order, so of floats a lane takes the values k = t, t+4, t+8, t+12 (t = lane % 4) of a slice for its pairs of
+// k; of bfloat16 the words t and t+4 are its pairs as they are. With rows of 8 (mod 16) words plus a multiple of 16,
+// the 32 words of every read are in 32 banks, no ldmatrix needed.
+template <class T, int BM_, int BN_, Precision kPrecision>
 struct MmaTile {
-  using Element = float;
-  static constexpr int BM = BM_, BN = BN_, kThreads = BM, kBlocks = 4, kStages = 3, kPadM = 8,
-                       kPadN = BN % 32 == 8 ? 0 : 8, kTilesM = 2, kTilesN = BN / 8,
+  using Element = T;
+  using Word = std::conditional_t<std::is_same_v<T, bfloat16>, uint32_t, T>;
+  static constexpr bool kPairs = sizeof(Word) > sizeof(T);
+  static_assert(!kPairs || kPrecision == Precision::bf16);
+  // slices of pairs come through registers, which hold one beside those in shared memory
+  static constexpr int BM = BM_, BN = BN_, kThreads = BM, kBlocks = kPairs && BN > 32 ? 3 : 4, kStages = kPairs ? 2 : 3,
+                       kPadM = 8, kPadN = BN % 32 == 8 ? 0 : 8, kTilesM = 2, kTilesN = BN / 8,
                        kSteps = kPrecision == Precision::tf32 ? 2 : 1;
   static_assert((BM + kPadM) % 16 == 8 && (BN + kPadN) % 16 == 8, "bank conflicts");
   float sum[kTilesM][kTilesN][4] = {};
@@ -84,7 +91,7 @@ struct MmaTile {
   static __device__ int lane() { return threadIdx.x % 32; }
   static __device__ int row(int i) { return threadIdx.x / 32 * 32 + i * 16 + lane() / 4; }
 
-  __device__ void multiply(const float (*a)[BM + kPadM], const float (*b)[BN + kPadN]) {
+  __device__ void multiply(const Word (*a)[BM + kPadM], const Word (*b)[BN + kPadN]) {
     const int t = lane() % 4;
     uint32_t x[kTilesM][kSteps][4];
     GK_UNROLL
@@ -131,14 +138,16 @@ struct MmaTile {
   static __device__ bool leads() { return lane() < 4; }
 
  private:
-  // Rounded factors of the lines `line` and, with two halves, `line` + 8.
+  // Factors, rounded if they are floats, of the lines `line` and, with two halves, `line` + 8.
   template <int kHalves, int kRow>
-  static __device__ void fragment(const float (*s)[kRow], int line, int t, uint32_t (&out)[kSteps][2 * kHalves]) {
+  static __device__ void fragment(const Word (*s)[kRow], int line, int t, uint32_t (&out)[kSteps][2 * kHalves]) {
     GK_UNROLL
     for (int q = 0; q < 4; ++q) {
       GK_UNROLL
       for (int h = 0; h < kHalves; ++h) {
-        if constexpr (kPrecision == Precision::tf32)
+        if constexpr (kPairs) {
+          if (q % 2 == 0) out[0][q / 2 * kHalves + h] = s[t + 2 * q][line + 8 * h];
+        } else if constexpr (kPrecision == Precision::tf32)
           out[q / 2][q % 2 * kHalves + h] = to_tf32(s[t + 4 * q][line + 8 * h]);
         else if (q % 2 == 0)
           out[0][q / 2 * kHalves + h] = pack_bf16(s[t + 4 * q][line + 8 * h], s[t + 4 * q + 4][line + 8 * h]);

@@ -100,5 +100,6 @@ void local_conv_weight(View<const T> x_view, View<const T> y_view, View<T> w, co
   template void local_conv_weight<T>(View<const T>, View<const T>, View<T>, const ConvGeometry&);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

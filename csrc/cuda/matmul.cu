@@ -51,11 +51,12 @@ void matmul_epilogue(View<const T> a, View<const T> b, View<T> c, MatmulPrecisio
   product(a, b, c, precision, epilogue_of(c, bias, slope, p, seed, offset));
 }
 
-#define GK_INSTANTIATE(T)                                                                                         \
-  template void matmul<T>(View<const T>, View<const T>, View<T>, MatmulPrecision);                                \
-  template void matmul_epilogue<T>(View<const T>, View<const T>, View<T>, MatmulPrecision, View<const T>, double, \
-                                   double, uint64_t, uint64_t);
+#define GK_INSTANTIATE(T)                                                                                          \
+  template void matmul<T>(View<const T>, View<const T>, View<T>, MatmulPrecision);                                 \
+  template void matmul_epilogue<T>(View<const T>, View<const T>, View<T>, MatmulPrecision, View<const Compute<T>>, \
+                                   double, double, uint64_t, uint64_t);
 GK_INSTANTIATE(float)
 GK_INSTANTIATE(double)
+GK_INSTANTIATE(bfloat16)
 
 }  // namespace gk::cuda

@@ -27,6 +27,7 @@ __all__ = [
     "gamma",
     "matmul_bound",
     "rounding",
+    "stored_bound",
     "sum_bound",
 ]
 
@@ -132,6 +133,16 @@ def sum_bound(x: Array, dtype: DTypeLike, axis: int | tuple[int, ...] | None = N
     count = prod(x.shape[i] for i in axes)
     total: Array = _magnitude(x).sum(axis=axis, keepdims=keepdims)
     return gamma(count + _SPARE, dtype) * total
+
+
+# Of 8 significant bits, to nearest.
+_BFLOAT16_ROUNDING = 2.0**-8
+
+
+def stored_bound(expected: Array, bound: Array) -> Array:
+    """Largest error of what is `bound` away from `expected` at most when it is rounded to bfloat16 and stored."""
+    wide: Array = bound + _BFLOAT16_ROUNDING * (_magnitude(expected) + bound)
+    return wide
 
 
 def assert_close(actual: Any, expected: Any, bound: Any, what: str = "") -> None:
