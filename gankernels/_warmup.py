@@ -9,6 +9,7 @@ from typing import Any
 
 from gankernels.autograd import Tensor, enable_grad, grad
 from gankernels.backends import backend_of
+from gankernels.dtypes import is_float
 from gankernels.nn.module import Module
 from gankernels.ops import Replay, square, zeros
 from gankernels.ops.random import default_generator
@@ -57,7 +58,7 @@ def warmup(model: Module, *inputs: Any, orders: int = 1) -> float:
     given = [_as_input(model, x, watched=orders == 2) for x in inputs]
     with _unchanged(model), enable_grad():
         outputs = _tensors(model(*given))
-        floats = [t for t in outputs if t.dtype.kind == "f" and t.requires_grad]
+        floats = [t for t in outputs if is_float(t.dtype) and t.requires_grad]
         if orders and floats:
             total = sum((square(t).mean() for t in floats[1:]), square(floats[0]).mean())
             if orders == 2 and given and given[0].requires_grad:
@@ -83,7 +84,7 @@ def _as_input(model: Module, x: Any, watched: bool) -> Tensor:
     if not isinstance(x, Tensor):
         first = next(iter(model.parameters()), None)
         x = zeros(*x) if first is None else zeros(*x, dtype=first.dtype, device=first.device)
-    return Tensor(x.data, requires_grad=watched and x.dtype.kind == "f")
+    return Tensor(x.data, requires_grad=watched and is_float(x.dtype))
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

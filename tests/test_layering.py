@@ -18,11 +18,12 @@ PACKAGE, CSRC = ROOT / "gankernels", ROOT / "csrc"
 
 # Room of gankernels -> the rooms it may import; itself and `_extras` always. "gankernels" is the package's __init__.
 ARROWS = {
-    "autograd": set(),
+    "dtypes": set(),
     "geometry": set(),
-    "backends": set(),
-    "ops": {"autograd", "backends", "geometry"},
-    "nn": {"ops", "autograd", "geometry"},
+    "autograd": {"dtypes"},
+    "backends": {"dtypes"},
+    "ops": {"autograd", "backends", "dtypes", "geometry"},
+    "nn": {"ops", "autograd", "dtypes", "geometry"},
     "optim": {"ops", "autograd", "backends"},
     "gan": {"nn", "optim", "ops", "autograd", "gankernels"},
     # Where networks and showers meet: the recipes, and the GAN of showers that they share.
@@ -32,7 +33,7 @@ ARROWS = {
     "interop": {"nn", "ops", "autograd", "gankernels"},
     "info": {"backends", "gankernels"},
     "cli": {"gan", "gan.recipes", "calo", "info", "nn", "optim", "ops", "autograd", "backends", "gankernels"},
-    "gankernels": {"nn", "ops", "optim", "autograd", "backends"},
+    "gankernels": {"nn", "ops", "optim", "autograd", "backends", "dtypes"},
 }
 # Imported inside the functions that use them, so that `import gankernels` and unrelated commands do without.
 HEAVY = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gankernels.autograd.tape import Tensor, is_recording, pull_back, record, recording
+from gankernels.dtypes import is_float
 
 __all__ = ["Form", "fused", "pointwise"]
 
@@ -130,4 +131,4 @@ def _renamed(t: Tensor, linked: bool) -> Tensor:
     """The same array under a new name, because inputs may depend on each other; linked: it still leads back to t."""
     if linked and t.requires_grad:
         return record("rename", t.data, (t,), lambda ct, _: [ct])
-    return Tensor(t.data, requires_grad=t.data.dtype.kind == "f")
+    return Tensor(t.data, requires_grad=is_float(t.data.dtype))

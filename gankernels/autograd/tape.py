@@ -2,7 +2,7 @@
 
 A rule is written with the same public operations, so the gradient of a gradient is a gradient: the tape is closed
 under differentiation (as in HIPS/autograd and JAX). Only nodes on a path to a requested input are visited.
-This file imports nothing of ours; `gankernels.ops.methods` gives Tensor its operators.
+Of ours this file imports the dtypes alone; `gankernels.ops.methods` gives Tensor its operators.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from gankernels.dtypes import is_float
 
 __all__ = [
     "Node",
@@ -162,7 +164,7 @@ class Tensor:
     node: Node | None
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
-        if requires_grad and data.dtype.kind != "f":
+        if requires_grad and not is_float(data.dtype):
             raise TypeError(f"tensor: only floating-point tensors can require gradients, got dtype {data.dtype}")
         self.data = data
         self.requires_grad = requires_grad
@@ -366,7 +368,8 @@ def pull_back(
             found = node.rule(node_cts[0] if node.outputs == 1 else node_cts, want, *kept)
             for t, wanted, ct in zip(node.inputs, want, found, strict=True):
                 if wanted and ct is not None:
-                    add(_key(t), ct)
+                    # a rule may compute in more digits than its input has
+                    add(_key(t), ct if ct.data.dtype is t.data.dtype else ct.to(t.dtype))
             if not retain_graph:
                 node.release()  # `order` keeps the node itself: keys go by its id
             del t, ct, node_cts, kept, found  # so that their arrays do not live through the next rule

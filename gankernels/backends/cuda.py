@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gankernels.backends import dtypes, kernels, recording
+from gankernels import dtypes
+from gankernels.backends import kernels, recording
 from gankernels.backends.device_array import DeviceArray
 
 name = "cuda"
@@ -25,6 +26,8 @@ try:
 except ImportError as error:
     _import_error = str(error)
 
+#: Arrays of bfloat16 are taken by every kernel of floats.
+stores_bfloat16 = True
 _DTYPES = {np.dtype(t) for t in (np.float32, np.float64, np.int64, np.bool_)}
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from gankernels.dtypes import bfloat16
+
 __all__ = ["CPU", "CUDA", "ImportedBuffer", "device_of", "export", "read", "span"]
 
 CPU, CUDA = 1, 2  # DLDeviceType
-_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode by NumPy's dtype.kind
+_CODES = {"i": 0, "u": 1, "f": 2, "V": 4, "b": 6}  # DLDataTypeCode by NumPy's dtype.kind; V: bfloat16
 _KINDS = {code: kind for kind, code in _CODES.items()}
 _NAME, _USED = b"dltensor", b"used_dltensor"
 
@@ -165,7 +167,8 @@ def read(capsule: Any) -> tuple[ImportedBuffer, tuple[int, ...], tuple[int, ...]
         raise BufferError(
             f"from_dlpack: dtype code {tensor.dtype.code} with {tensor.dtype.lanes} lanes is not supported"
         )
-    dtype = np.dtype(f"{_KINDS[tensor.dtype.code]}{tensor.dtype.bits // 8}")
+    kind, bits = _KINDS[tensor.dtype.code], tensor.dtype.bits
+    dtype = bfloat16() if (kind, bits) == ("V", 16) else np.dtype(f"{kind}{bits // 8}")
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     if tensor.strides:
         strides = tuple(tensor.strides[i] * dtype.itemsize for i in range(tensor.ndim))

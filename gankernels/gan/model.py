@@ -19,6 +19,7 @@ from gankernels import nn
 from gankernels.autograd import Tensor, no_grad
 from gankernels.gan.auxiliary import Auxiliary
 from gankernels.ops import Generator, Replay, cat, from_array
+from gankernels.ops.common import wide
 
 __all__ = ["GAN", "ArrayBatches", "Batch", "Batches", "Conditions", "MappedBatches", "Scores", "Stream"]
 
@@ -63,6 +64,11 @@ class Scores:
 
     logits: Tensor
     estimates: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Losses are computed in float32, also where `autocast` made the heads bfloat16."""
+        self.logits = wide(self.logits)
+        self.estimates = {name: wide(values) for name, values in self.estimates.items()}
 
 
 class GAN:

@@ -17,6 +17,7 @@ from gankernels.gan.model import GAN, Batch, Conditions, Scores
 from gankernels.gan.settings import TrainerConfig, make_optimizer
 from gankernels.ops import Generator, Replay, items, maximum, sqrt, stack
 from gankernels.ops import sum as total
+from gankernels.ops.common import wide
 from gankernels.ops.replay import again
 from gankernels.ops.update import clamp_, copy_parts_
 from gankernels.optim import flatten
@@ -77,7 +78,7 @@ class Updates:
         if not self.config.losses.penalty_weight:  # the penalty is taken between real and fake of one condition
             conditions = self.gan.fake_conditions(real, self.rng["conditions"])
         with no_grad():
-            return Batch(self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions), conditions)
+            return Batch(self._images(len(real), conditions), conditions)
 
     def discriminator(self, real: Batch) -> Batch:
         """One update on real and generated events, or two if they are separate: the generated ones."""
@@ -123,6 +124,10 @@ class Updates:
         self._run(("g", "persuade") if average is None else ("g", "persuade", "average"), update, real)
         self.g_steps += 1
 
+    def _images(self, events: int, conditions: Conditions) -> Tensor:
+        """Generated ones; physics on them is computed in float32, also where `autocast` made them bfloat16."""
+        return wide(self.gan.generate(self.gan.noise(events, self.rng["noise"]), conditions))
+
     # ---- losses --------------------------------------------------------------------------------------------------
     def _judge(self, batch: Batch, real: bool) -> Tensor:
         scores = self.gan.discriminate(batch.images, batch.conditions)
@@ -135,7 +140,7 @@ class Updates:
 
     def _persuade(self, real: Batch) -> Tensor:
         conditions = self.gan.fake_conditions(real, self.rng["conditions"])
-        images = self.gan.generate(self.gan.noise(len(real), self.rng["noise"]), conditions)
+        images = self._images(len(real), conditions)
         scores = self.gan.discriminate(images, conditions)
         validity = generator_loss(self.config.losses.generator, scores.logits)
         self._noted["g_adv"] = validity.detach()

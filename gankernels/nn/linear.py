@@ -9,6 +9,7 @@ import numpy as np
 
 from gankernels import ops
 from gankernels.autograd import Tensor
+from gankernels.dtypes import is_float, named
 from gankernels.nn import init
 from gankernels.nn.module import Module
 from gankernels.nn.parameter import Parameter
@@ -28,9 +29,9 @@ def count(op: str, name: str, value: Any, minimum: int = 1) -> int:
 
 def new_parameter(shape: tuple[int, ...], dtype: Any, device: str | None) -> Parameter:
     """A parameter of zeros."""
-    dtype = np.dtype(np.float32 if dtype is None else dtype)
-    if dtype.kind != "f":
-        raise TypeError(f"parameter: dtype must be float32 or float64, got {dtype}")
+    dtype = named(np.float32 if dtype is None else dtype)
+    if not is_float(dtype):
+        raise TypeError(f"parameter: dtype must be float32, float64 or (on a GPU) bfloat16, got {dtype}")
     return Parameter(ops.zeros(shape, dtype=dtype, device=device))
 
 

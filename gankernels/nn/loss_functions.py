@@ -8,7 +8,8 @@ import numpy as np
 
 from gankernels import ops
 from gankernels.autograd import Tensor
-from gankernels.ops.common import check_float, same_device, scalar_beside, to_host
+from gankernels.dtypes import is_float
+from gankernels.ops.common import check_float, same_device, scalar_beside, to_host, wide
 from gankernels.ops.loss import bce
 
 __all__ = [
@@ -41,10 +42,15 @@ def reduce_loss(op: str, loss: Tensor, reduction: str) -> Tensor:
     return ops.mean(loss) if reduction == "mean" else ops.sum(loss)
 
 
-def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
+def _of_one_shape(op: str, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, checked; float32 where autocast made them bfloat16."""
+    check_float(op, input=input)
+    check_float(op, target=target)
+    input, target = wide(input), wide(target)
     check_float(op, input=input, target=target)
     if input.shape != target.shape:
         raise ValueError(f"{op}: input has shape {input.shape}, target {target.shape}; they must be equal")
+    return input, target
 
 
 def mse_loss(
@@ -52,7 +58,7 @@ def mse_loss(
 ) -> Tensor:
     """(input - target)^2."""
     check_reduction("mse_loss", reduction, size_average, reduce)
-    _same_shape("mse_loss", input, target)
+    input, target = _of_one_shape("mse_loss", input, target)
     return reduce_loss("mse_loss", ops.square(input - target), reduction)
 
 
@@ -61,13 +67,13 @@ def l1_loss(
 ) -> Tensor:
     """|input - target|."""
     check_reduction("l1_loss", reduction, size_average, reduce)
-    _same_shape("l1_loss", input, target)
+    input, target = _of_one_shape("l1_loss", input, target)
     return reduce_loss("l1_loss", ops.abs(input - target), reduction)
 
 
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the square below delta, delta*(|input - target| - delta/2) above."""
-    _same_shape("huber_loss", input, target)
+    input, target = _of_one_shape("huber_loss", input, target)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be positive, got {delta}")
     distance = ops.abs(input - target)
@@ -117,7 +123,7 @@ def binary_cross_entropy(
         If a probability is outside [0, 1] or is NaN.
     """
     check_reduction("binary_cross_entropy", reduction, size_average, reduce)
-    _same_shape("binary_cross_entropy", input, target)
+    input, target = _of_one_shape("binary_cross_entropy", input, target)
     if input.data.size:
         low, high = float(ops.amin(input.detach())), float(ops.amax(input.detach()))
         if not (low >= 0.0 and high <= 1.0):
@@ -145,7 +151,7 @@ def binary_cross_entropy_with_logits(
         Factors of each element's loss, and of the positive part; broadcast.
     """
     check_reduction("binary_cross_entropy_with_logits", reduction, size_average, reduce)
-    _same_shape("binary_cross_entropy_with_logits", input, target)
+    input, target = _of_one_shape("binary_cross_entropy_with_logits", input, target)
     positive = target if pos_weight is None else target * pos_weight
     loss = positive * ops.softplus(-input, 1.0, math.inf) + (1.0 - target) * ops.softplus(input, 1.0, math.inf)
     return reduce_loss("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
@@ -154,6 +160,7 @@ def binary_cross_entropy_with_logits(
 def _classes_last(op: str, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """input (C,), (N, C) or (N, C, *D) as rows (M, C), and the shape of what belongs to them."""
     check_float(op, input=input)
+    input = wide(input)
     if input.ndim == 0:
         raise ValueError(f"{op}: input must be (C,), (N, C) or (N, C, *D), got a tensor without axes")
     if input.ndim == 1:
@@ -256,7 +263,7 @@ def cross_entropy(
     C = rows.shape[1]
     _class_weights(op, weight, C)
     logp = ops.log_softmax(rows, 1)
-    if target.dtype.kind == "f":
+    if is_float(target.dtype):
         if target.shape != input.shape:
             raise ValueError(f"{op}: class probabilities have shape {target.shape}, expected {input.shape}")
         wanted = _classes_last(op, target)[0] * (1.0 - label_smoothing) + label_smoothing / C

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gankernels.autograd import Tensor
+from gankernels.dtypes import is_float, named
 from gankernels.nn.parameter import Parameter
 from gankernels.ops import update
 from gankernels.ops.common import DEVICES
@@ -316,15 +317,17 @@ class Module:
             if isinstance(target, str) and target in DEVICES:
                 self._convert(target, all_dtypes=True)
                 continue
-            wanted = np.dtype(target)
-            if wanted.kind != "f":
-                raise TypeError(f"Module.to: expected float32 or float64, or a device, got {wanted}")
+            wanted = named(target)
+            if not is_float(wanted):
+                raise TypeError(
+                    f"Module.to: expected float32, float64 or (on a GPU) bfloat16, or a device, got {wanted}"
+                )
             self._convert(wanted, all_dtypes=False)
         return self
 
     def _convert(self, target: Any, all_dtypes: bool) -> None:
         for t in [*self.parameters(), *self.buffers()]:
-            data = t.detach().to(target).data if all_dtypes or t.dtype.kind == "f" else t.data
+            data = t.detach().to(target).data if all_dtypes or is_float(t.dtype) else t.data
             if data is not t.data:
                 t.data = data
                 t.version += 1

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from gankernels.autograd import Tensor, record
+from gankernels.autograd import Tensor, compute_dtype, record
 from gankernels.backends import DEVICES, backend_of, default_device
 from gankernels.backends.device_array import DeviceArray
 from gankernels.backends.recording import unrecorded
+from gankernels.dtypes import bfloat16, computed, is_bfloat16, is_float, named
 from gankernels.geometry import MAX_ELEMENTS, is_int
 
 __all__ = [
     "DEVICES",
+    "KEPT",
     "as_tensor",
     "axes",
     "axis_index",
     "broadcast_array",
     "cast",
+    "channel_vectors",
     "check_float",
     "check_shape",
     "contiguous",
     "copy_parts",
     "default_device",
     "empty_like",
+    "empty_vector",
     "extents",
     "filled",
     "is_scalar",
+    "kept_dtype",
+    "product_operands",
     "promote",
     "same_device",
     "scalar_beside",
+    "stores_bfloat16",
     "to_host",
+    "wide",
 ]
 
 MAX_AXES = 8  # gk::kMaxRank
@@ -58,7 +66,7 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
 
 def scalar_beside(t: Tensor, value: Any) -> Tensor:
     """A number as a tensor without axes on t's device: of t's dtype, or float32 if t holds integers and it is none."""
-    if t.dtype.kind == "f":
+    if is_float(t.dtype):
         dtype = t.dtype
     elif isinstance(value, (bool, np.bool_)):
         dtype = np.dtype(np.bool_)
@@ -112,7 +120,7 @@ def check_float(op: str, **operands: Any) -> None:
             continue
         if not isinstance(t, Tensor):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(t).__name__}")
-        if t.dtype not in (np.float32, np.float64):
+        if t.dtype not in (np.float32, np.float64) and not is_bfloat16(t.dtype):
             raise TypeError(f"{op}: {name} has dtype {t.dtype}; expected float32 or float64")
         if first is not None and t.dtype != first[1].dtype:
             raise TypeError(
@@ -123,32 +131,96 @@ def check_float(op: str, **operands: Any) -> None:
         first = first or (name, t)
 
 
-def cast(x: Tensor, dtype: Any) -> Tensor:
-    """x in another dtype (float32, float64, int64 or bool); differentiable between the floats."""
+def product_operands(op: str, **operands: Any) -> Iterable[Tensor]:
+    """What a product multiplies: float tensors of one dtype.
+
+    Within `autocast("bfloat16")` float32 becomes bfloat16 here on a device whose arrays hold it; elsewhere kernels
+    round what they multiply.
+    """
+    if compute_dtype() == "bfloat16":
+        operands = {name: _rounded(t) for name, t in operands.items()}
+    check_float(op, **operands)
+    return operands.values()
+
+
+def _rounded(t: Any) -> Any:
+    if isinstance(t, Tensor) and t.dtype == np.float32 and stores_bfloat16(backend_of(t.data)):
+        return cast(t, bfloat16())
+    return t
+
+
+def channel_vectors(op: str, name: str, x: Tensor, **vectors: Any) -> Iterable[Tensor | None]:
+    """What belongs to the channels of x, in the dtype that kernels compute in: x's own, float32 beside bfloat16."""
+    if not is_bfloat16(x.dtype):
+        check_float(op, **{name: x}, **vectors)
+        return vectors.values()
+    for k, v in vectors.items():
+        if isinstance(v, Tensor) and is_bfloat16(v.dtype):
+            vectors[k] = cast(v, np.float32)
+    check_float(op, **vectors)
+    same_device(op, **{name: x}, **vectors)
+    for k, v in vectors.items():
+        if v is not None and v.dtype != np.float32:
+            raise TypeError(f"{op}: {k} has dtype {v.dtype}, {name} has {x.dtype}; convert one with .to()")
+    return vectors.values()
+
+
+def wide(x: Tensor) -> Tensor:
+    """x; within `autocast("bfloat16")` in float32 if it is bfloat16: sums, losses and what grows fast, as PyTorch."""
+    return cast(x, np.float32) if compute_dtype() == "bfloat16" and is_bfloat16(x.dtype) else x
+
+
+# ---- dtypes --------------------------------------------------------------------------------------------------------
+#: The dtypes of tensors on every device.
+KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_))
+
+
+def stores_bfloat16(backend: Any) -> bool:
+    """Whether a backend's arrays hold bfloat16."""
+    return getattr(backend, "stores_bfloat16", False)
+
+
+def kept_dtype(op: str, dtype: Any, backend: Any = None) -> Any:
+    """One of the four dtypes of tensors, bfloat16 too where the backend stores it, or an error that names what came."""
     try:
-        dtype = np.dtype(dtype)
+        found = named(dtype)
     except TypeError:
-        raise TypeError(f"cast: expected a dtype (float32, float64, int64, bool) or a device, got {dtype!r}") from None
-    if dtype not in (np.float32, np.float64, np.int64, np.bool_):
-        raise TypeError(f"cast: cannot convert to {dtype}; the dtypes are float32, float64, int64 and bool")
+        found = None
+    if found is not None and is_bfloat16(found):
+        if backend is None or stores_bfloat16(backend):
+            return found
+        raise TypeError(
+            f"{op}: dtype bfloat16 is held by arrays of the compiled CUDA kernels alone, not on {backend.name!r} here; "
+            "use float32, float64, int64 or bool, and gankernels.autocast('bfloat16') for products in bfloat16"
+        )
+    if found is None or found not in KEPT:  # np.dtype(np.float64) == None holds
+        raise TypeError(f"{op}: dtype {dtype!r} is not supported; use float32, float64, int64 or bool")
+    return found
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """x in another dtype (float32, float64, int64, bool; bfloat16 on a GPU); differentiable between the floats."""
+    backend = backend_of(x.data)
+    dtype = kept_dtype("cast", dtype, backend)
     if dtype == x.dtype:
         return x
-    array = backend_of(x.data).cast(x.data, dtype)
-    if dtype.kind != "f" or x.dtype.kind != "f":
+    array = backend.cast(x.data, dtype)
+    if not is_float(dtype) or not is_float(x.dtype):
         return Tensor(array)
     before = x.dtype
     return record("cast", array, (x,), lambda ct, _: [cast(ct, before)])
 
 
 def promote(op: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
-    """Both operands as tensors of one dtype: float64 beats float32 beats int64 beats bool, as PyTorch promotes."""
+    """Both operands as tensors of one dtype: float64 beats float32, bfloat16, int64, bool in turn, as in PyTorch."""
     ta, tb = as_tensor(op, "the first operand", a), as_tensor(op, "the second operand", b)
     if type(ta.data) is not type(tb.data):
         same_device(op, **{"the first operand": ta, "the second operand": tb})
     if ta.dtype == tb.dtype:
         return ta, tb
     dtypes = (ta.dtype, tb.dtype)
-    for dtype in (np.float64, np.float32, np.int64):
+    brain = [t for t in dtypes if is_bfloat16(t)]
+    for dtype in (np.float64, np.float32, *brain, np.int64):
         if np.dtype(dtype) in dtypes:
             return cast(ta, dtype), cast(tb, dtype)
     raise TypeError(f"{op}: cannot combine dtypes {ta.dtype} and {tb.dtype}")
@@ -179,14 +251,20 @@ def empty_like(array: Any, shape: tuple[int, ...] | None = None) -> Any:
     return backend_of(array).empty(array.shape if shape is None else shape, array.dtype)
 
 
+def empty_vector(array: Any, n: int) -> Any:
+    """An output for n numbers that belong to the channels of an array, in what its kernels compute in."""
+    return backend_of(array).empty((n,), computed(array.dtype))
+
+
 def contiguous(array: Any) -> Any:
     """The array, or a row-major copy of it."""
     return backend_of(array).contiguous(array)
 
 
 def to_host(array: Any) -> Any:
-    """The NumPy array itself, or an explicit copy of a device's array, which waits for the device."""
-    return backend_of(array).to_host(array)
+    """The NumPy array itself, or a copy of a device's array, which waits for the device; bfloat16 becomes float32."""
+    backend = backend_of(array)
+    return backend.to_host(backend.cast(array, np.float32) if is_bfloat16(array.dtype) else array)
 
 
 def broadcast_array(array: Any, shape: tuple[int, ...]) -> Any:

@@ -9,14 +9,14 @@ import numpy as np
 from gankernels.autograd import Tensor
 from gankernels.backends import array_interface, backend_of, dlpack, get, why_not
 from gankernels.backends.device_array import DeviceArray
-from gankernels.ops.common import check_shape, extents, filled, to_host
+from gankernels.dtypes import computed, is_bfloat16
+from gankernels.ops.common import KEPT, check_shape, extents, filled, kept_dtype, stores_bfloat16, to_host
 
 __all__ = [
     "arange",
     "eye",
     "from_array",
     "full",
-    "kept_dtype",
     "linspace",
     "ones",
     "ones_like",
@@ -24,19 +24,6 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
-
-_KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_))
-
-
-def kept_dtype(op: str, dtype: Any) -> Any:
-    """One of the four dtypes of tensors, or an error that names what came."""
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or found not in _KEPT:  # np.dtype(np.float64) == None holds
-        raise TypeError(f"{op}: dtype {dtype!r} is not supported; use float32, float64, int64 or bool")
-    return found
 
 
 def _device_array(data: Any) -> Any:
@@ -55,7 +42,7 @@ def _device_array(data: Any) -> Any:
             buffer, shape, strides, offset, dtype = dlpack.read(data.__dlpack__(stream=ours))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"tensor: cannot read the {type(data).__name__} on 'cuda': {error}") from None
-    if dtype not in _KEPT:
+    if dtype not in KEPT and not (is_bfloat16(dtype) and stores_bfloat16(backend)):
         raise TypeError(f"tensor: dtype {dtype} on 'cuda' is not supported; convert it to one of the four dtypes first")
     return DeviceArray(buffer, shape, dtype, backend, strides, offset)
 
@@ -90,17 +77,17 @@ def _host_array(data: Any) -> Any:
 def _documented_dtype(array: Any, data: Any) -> Any:
     """The dtype a tensor of this array gets, or an error that names what came."""
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "biuf" else array.dtype
-    if dtype in _KEPT:
+    if dtype in KEPT:
         if dtype == np.float64 and isinstance(data, (int, float, list, tuple)) and not isinstance(data, np.generic):
             return np.dtype(np.float32)
         return dtype
     if dtype.kind in "iu" and dtype.itemsize <= 8 and dtype != np.uint64:
         return np.dtype(np.int64)
-    if dtype == np.float16:
+    if dtype == np.float16 or is_bfloat16(dtype):
         return np.dtype(np.float32)
     raise TypeError(
         f"tensor: dtype {array.dtype} is not supported; float32, float64, int64 and bool are kept, "
-        "float16 becomes float32, other integers up to 64 bits become int64"
+        "float16 and bfloat16 become float32, other integers up to 64 bits become int64"
     )
 
 
@@ -110,13 +97,13 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
     Parameters
     ----------
     data : Tensor, array, nested list, number, or what has `__dlpack__`, `__cuda_array_interface__` or `__array__`
-        float32, float64, int64 and bool are kept. Python floats become float32, float16 becomes float32, other
-        integers (up to 64 bits) become int64, and byte order becomes native. Everything else is refused. Tensors and
-        other libraries' arrays on the device are copied there, without the host.
+        float32, float64, int64 and bool are kept, bfloat16 on a GPU. Python floats become float32, float16 and bfloat16
+        of the host float32, other integers (up to 64 bits) int64, and byte order becomes native. Everything else is
+        refused. Tensors and other libraries' arrays on the device are copied there, without the host.
     requires_grad : bool
         Record what is done with it; floating point only.
     dtype : numpy dtype, optional
-        Convert to this one of the four dtypes instead.
+        Convert to this one of the four dtypes, or to "bfloat16" on a GPU, instead.
     device : str, optional
         "cpu" or "cuda"; that of the data if it is on a device, else the default device.
 
@@ -143,20 +130,21 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
         data = data.data
     on_device = data if type(data) is DeviceArray else _device_array(data)
     if on_device is not None:
-        wanted = on_device.dtype if dtype is None else kept_dtype("tensor", dtype)
+        wanted = on_device.dtype if dtype is None else kept_dtype("tensor", dtype, on_device.backend)
         here = on_device.backend
         copy = here.cast(on_device, wanted)
         if on_device is not data:
             here.synchronize()  # its owner may change or free it now
         return Tensor(_placed(copy, here if device is None else backend), requires_grad)
     array = _host_array(data)
-    wanted = _documented_dtype(array, data) if dtype is None else kept_dtype("tensor", dtype)
+    wanted = _documented_dtype(array, data) if dtype is None else kept_dtype("tensor", dtype, backend)
     check_shape("tensor", array.shape)
-    if dtype is not None and array.dtype.kind not in "biuf":
+    if dtype is not None and array.dtype.kind not in "biuf" and not is_bfloat16(array.dtype):
         raise TypeError(f"tensor: cannot convert data of dtype {array.dtype} to {wanted}")
-    copied = get("cpu").empty(array.shape, wanted)
+    copied = get("cpu").empty(array.shape, computed(wanted))
     np.copyto(copied, array, casting="unsafe")
-    return Tensor(_placed(copied, backend), requires_grad)
+    placed = _placed(copied, backend)
+    return Tensor(backend.cast(placed, wanted) if is_bfloat16(wanted) else placed, requires_grad)
 
 
 def _placed(array: Any, backend: Any) -> Any:
@@ -187,7 +175,7 @@ def from_array(array: Any, requires_grad: bool = False) -> Tensor:
         raise TypeError(
             f"from_array: strides {host.strides} are not multiples of the {host.itemsize} bytes of an element"
         )
-    if host.dtype not in _KEPT or not host.dtype.isnative or not host.flags.aligned:
+    if host.dtype not in KEPT or not host.dtype.isnative or not host.flags.aligned:
         raise TypeError(
             f"from_array: dtype {host.dtype} cannot be shared; expected aligned native float32, float64, int64 or bool "
             "(gankernels.tensor converts)"
@@ -199,7 +187,8 @@ def full(
     shape: Any, value: float, *, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of one value; shape an int or ints. `device` None: the default device."""
-    return Tensor(filled(get(device), extents("full", shape), value, kept_dtype("full", dtype)), requires_grad)
+    backend = get(device)
+    return Tensor(filled(backend, extents("full", shape), value, kept_dtype("full", dtype, backend)), requires_grad)
 
 
 def zeros(*shape: Any, dtype: Any = np.float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -216,7 +205,8 @@ def ones(*shape: Any, dtype: Any = np.float32, device: str | None = None, requir
 
 def _full_like(t: Tensor, value: float, dtype: Any, device: str | None, requires_grad: bool) -> Tensor:
     backend = backend_of(t.data) if device is None else get(device)
-    return Tensor(backend.full(t.shape, value, t.dtype if dtype is None else np.dtype(dtype)), requires_grad)
+    wanted = t.dtype if dtype is None else kept_dtype("full_like", dtype, backend)
+    return Tensor(backend.full(t.shape, value, wanted), requires_grad)
 
 
 def zeros_like(t: Tensor, *, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -243,8 +233,9 @@ def arange(
     if step == 0 or not (last - first) / step >= 0:
         raise ValueError(f"arange: step {step} does not lead from {first} to {last}")
     whole = all(isinstance(v, (int, np.integer)) for v in (first, last, step))
-    wanted = kept_dtype("arange", (np.int64 if whole else np.float32) if dtype is None else dtype)
-    return Tensor(get(device).from_host(np.arange(first, last, step).astype(wanted)), requires_grad)
+    backend = get(device)
+    wanted = kept_dtype("arange", (np.int64 if whole else np.float32) if dtype is None else dtype, backend)
+    return Tensor(backend.from_host(np.arange(first, last, step).astype(wanted)), requires_grad)
 
 
 def linspace(
@@ -258,8 +249,9 @@ def linspace(
 ) -> Tensor:
     """`steps` numbers at equal distances from start to end, both included."""
     (count,) = extents("linspace", steps)
-    values = np.linspace(start, end, count).astype(kept_dtype("linspace", dtype))
-    return Tensor(get(device).from_host(values), requires_grad)
+    backend = get(device)
+    values = np.linspace(start, end, count).astype(kept_dtype("linspace", dtype, backend))
+    return Tensor(backend.from_host(values), requires_grad)
 
 
 def eye(
@@ -267,4 +259,6 @@ def eye(
 ) -> Tensor:
     """The identity matrix of n rows and m (None: n) columns."""
     rows, columns = extents("eye", (n, n if m is None else m))
-    return Tensor(get(device).from_host(np.eye(rows, columns, dtype=kept_dtype("eye", dtype))), requires_grad)
+    backend = get(device)
+    values = np.eye(rows, columns).astype(kept_dtype("eye", dtype, backend))
+    return Tensor(backend.from_host(values), requires_grad)

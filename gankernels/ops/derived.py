@@ -10,6 +10,7 @@ import numpy as np
 
 from gankernels.autograd import Tensor
 from gankernels.backends.device_array import DeviceArray
+from gankernels.dtypes import is_float
 from gankernels.geometry import is_int
 from gankernels.ops.common import axes, axis_index, cast, to_host
 from gankernels.ops.creation import ones, zeros
@@ -46,14 +47,14 @@ def isnan(x: Tensor) -> Tensor:
 
 def isinf(x: Tensor) -> Tensor:
     """bool: x is infinite, of either sign."""
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         return zeros(x.shape, dtype=np.bool_, device=x.device)
     return compare("equal", abs(x), math.inf)
 
 
 def isfinite(x: Tensor) -> Tensor:
     """bool: x is neither infinite nor NaN."""
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         return ones(x.shape, dtype=np.bool_, device=x.device)
     return compare("less", abs(x), math.inf)
 
@@ -89,7 +90,7 @@ def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     if dim is None:
         return prod(reshape(x, -1) if x.data.size else reshape(x, 0), 0)
     axis = axis_index("prod", dim, x.ndim)
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         x = cast(x, np.int64)
     if x.ndim == 0:
         return x

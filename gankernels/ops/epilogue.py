@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from gankernels.autograd import Form, Tensor, is_recording, record
 from gankernels.backends import backend_of
-from gankernels.ops.common import contiguous, empty_like
+from gankernels.dtypes import computed
+from gankernels.ops.common import cast, contiguous, empty_like, empty_vector
 from gankernels.ops.pointwise import gate, leaky_relu
 from gankernels.ops.random import Generator, default_generator, dropout, masked
 from gankernels.ops.shape import sum_to
@@ -91,7 +92,7 @@ def call(kernel: str, a: Any, b: Any, y: Any, *rest: Any, finish: Finish | None)
     elif finish.moments is None:
         getattr(backend, kernel + "_epilogue")(a, b, y, *rest, *finish.arguments(y))
     else:
-        finish.moments[:] = empty_like(y, (y.shape[1],)), empty_like(y, (y.shape[1],))
+        finish.moments[:] = empty_vector(y, y.shape[1]), empty_vector(y, y.shape[1])
         getattr(backend, kernel + "_moments")(a, b, y, *rest, *finish.moments, *finish.arguments(y))
 
 
@@ -122,7 +123,7 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
         return form.open(slot, params, **filled)
     slope, p = after.slope, after.p
     idle = slope == 1.0 and not p
-    drawn, none = NO_DRAW, empty_like(arrays[0], (0,))
+    drawn, none = NO_DRAW, empty_vector(arrays[0], 0)
 
     def finish(y: Any) -> tuple[Any, float, float, int, int]:
         nonlocal drawn
@@ -140,7 +141,7 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
             gbias = _bias_gradient(ct) if wants_bias else None
         else:
             gx = empty_like(out)
-            sums = empty_like(out, (out.shape[1],)) if wants_bias else none
+            sums = empty_vector(out, out.shape[1]) if wants_bias else none
             backend_of(out).epilogue_backward(_flat(out), _flat(contiguous(ct.data)), _flat(gx), sums, slope, p)
             ct, gbias = Tensor(gx), Tensor(sums) if wants_bias else None
         grads = form.gradients(names, want[: len(names)], params, {**filled, slot: ct})
@@ -152,4 +153,5 @@ def opened(form: Form, slot: str, params: Any, bias: Tensor | None, after: Epilo
 
 
 def _bias_gradient(ct: Tensor) -> Tensor:
+    ct = cast(ct, computed(ct.dtype))
     return sum_to(ct, (1, ct.shape[1]) + (1,) * (ct.ndim - 2)).reshape(ct.shape[1])

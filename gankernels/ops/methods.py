@@ -9,6 +9,7 @@ import numpy as np
 from gankernels.autograd import Tensor, record
 from gankernels.backends import DEVICES, backend_of, get, recording
 from gankernels.backends.device_array import DeviceArray
+from gankernels.dtypes import is_float
 from gankernels.ops import creation, derived, gather, linalg, pointwise, reduce, shape
 from gankernels.ops.common import axis_index, cast, contiguous, empty_like, is_scalar, to_host
 
@@ -52,14 +53,14 @@ def _moved(x: Tensor, device: str) -> Tensor:
     backend, source = get(device), backend_of(x.data)
     if backend is source:
         return x
-    array = backend.from_host(source.to_host(x.data))
-    return record("to", array, (x,), lambda ct, _: [_moved(ct, source.name)])
+    array, dtype = backend.from_host(to_host(x.data)), x.dtype
+    return record("to", array, (x,), lambda ct, _: [cast(_moved(ct, source.name), dtype)])
 
 
 def _to(self: Tensor, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
     """self in another dtype, on another device ("cpu", "cuda"), or in and on those of another tensor.
 
-    A copy to another device waits for it; where nothing changes self is returned.
+    A copy to another device waits for it, and bfloat16 becomes float32; where nothing changes self is returned.
     """
     moved = self
     for target in (*targets, device, dtype):
@@ -89,7 +90,7 @@ def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
     """Switch recording for a leaf; returns self."""
     if self.node is not None:
         raise RuntimeError("requires_grad_: only a leaf can be switched; use detach()")
-    if requires_grad and self.dtype.kind != "f":
+    if requires_grad and not is_float(self.dtype):
         raise TypeError(f"requires_grad_: only floating-point tensors can require gradients, got dtype {self.dtype}")
     self.requires_grad = requires_grad
     return self
@@ -261,7 +262,8 @@ _METHODS: dict[str, Any] = {
     "contiguous": lambda self: self if self.data.flags.c_contiguous else _clone(self),
     "detach": _detach, "numpy": _numpy, "item": _item, "tolist": lambda self: to_host(self.data).tolist(),
     "clone": _clone,
-    "to": _to, "float": lambda self: cast(self, np.float32), "double": lambda self: cast(self, np.float64),
+    "to": _to, "float": lambda self: cast(self, np.float32),
+    "bfloat16": lambda self: cast(self, "bfloat16"), "double": lambda self: cast(self, np.float64),
     "long": lambda self: cast(self, np.int64), "bool": lambda self: cast(self, np.bool_),
     "size": lambda self, dim=None: self.shape if dim is None else self.shape[dim],
     "numel": lambda self: int(self.data.size), "dim": lambda self: self.ndim, "requires_grad_": _requires_grad_,

@@ -12,8 +12,9 @@ from typing import Any
 
 from gankernels.autograd import Tensor, fused
 from gankernels.backends import backend_of
+from gankernels.dtypes import computed
 from gankernels.geometry import is_int
-from gankernels.ops.common import check_float, empty_like
+from gankernels.ops.common import cast, channel_vectors, check_float, empty_like, empty_vector
 from gankernels.ops.epilogue import NO_DRAW, PLAIN, Epilogue, redrawn, unfused
 from gankernels.ops.pointwise import rsqrt, square
 from gankernels.ops.reduce import mean
@@ -22,7 +23,7 @@ __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm"]
 
 
 def _moments(x: Any) -> tuple[Any, Any]:
-    statistics = empty_like(x, (x.shape[1],)), empty_like(x, (x.shape[1],))
+    statistics = empty_vector(x, x.shape[1]), empty_vector(x, x.shape[1])
     backend_of(x).channel_moments(x, *statistics)
     return statistics
 
@@ -74,10 +75,11 @@ def _unfused(
     after: Epilogue = PLAIN,
     drawn: tuple[int, int] = NO_DRAW,
 ) -> Tensor:
-    column = (1, x.shape[1], 1)
-    centred = x - mean(x, (0, 2), True)
+    column, wide_x = (1, x.shape[1], 1), cast(x, computed(x.dtype))
+    centred = wide_x - mean(wide_x, (0, 2), True)
     rstd = rsqrt(mean(square(centred), (0, 2), True) + eps)
-    return redrawn(centred * (rstd * weight.reshape(column)) + bias.reshape(column), after, drawn)
+    y = centred * (rstd * weight.reshape(column)) + bias.reshape(column)
+    return redrawn(cast(y, x.dtype), after, drawn)
 
 
 _normalize = fused("normalize", _kernel, _unfused, _backward)
@@ -97,14 +99,15 @@ def _affine_unfused(
     x: Tensor, scale: Tensor, shift: Tensor, after: Epilogue = PLAIN, drawn: tuple[int, int] = NO_DRAW
 ) -> Tensor:
     column = (1, x.shape[1], 1)
-    return redrawn(x * scale.reshape(column) + shift.reshape(column), after, drawn)
+    y = cast(x, computed(x.dtype)) * scale.reshape(column) + shift.reshape(column)
+    return redrawn(cast(y, x.dtype), after, drawn)
 
 
 _affine = fused("channel_affine", _affine_kernel, _affine_unfused)
 
 
 def _constant(x: Tensor, count: int, value: float) -> Tensor:
-    return Tensor(backend_of(x.data).full((count,), value, x.dtype))
+    return Tensor(backend_of(x.data).full((count,), value, computed(x.dtype)))
 
 
 def _as_channels(op: str, x: Tensor, channels: int, **vectors: Tensor | None) -> Tensor:
@@ -118,6 +121,7 @@ def _update(running: Tensor | None, value: Any, momentum: float, factor: float =
     """running += momentum*(factor*value - running)"""
     if running is not None:
         backend = backend_of(running.data)
+        value = value if value.dtype == running.dtype else backend.cast(value, running.dtype)
         if factor != 1.0:
             scaled = empty_like(value)
             backend.unary("affine", value, scaled, factor, 0.0)
@@ -159,7 +163,10 @@ def batch_norm(
     ValueError
         If training with a single value per channel, or if statistics are missing when not training.
     """
-    check_float("batch_norm", x=x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    check_float("batch_norm", x=x)
+    known_mean, known_var, weight, bias = channel_vectors(
+        "batch_norm", "x", x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
+    )
     if x.ndim < 2:
         raise ValueError(f"batch_norm: expected (N, C, *), got shape {x.shape}")
     C = x.shape[1]
@@ -181,10 +188,10 @@ def batch_norm(
         _update(running_mean, statistics[0], momentum)
         _update(running_var, statistics[1], momentum, count / (count - 1))
         return y.reshape(x.shape)
-    if running_mean is None or running_var is None:
+    if known_mean is None or known_var is None:
         raise ValueError("batch_norm: running_mean and running_var are needed when training is False")
-    scale = rsqrt(running_var + eps) * weight
-    shift = bias - running_mean * scale
+    scale = rsqrt(known_var + eps) * weight
+    shift = bias - known_mean * scale
     return _affine(x3, scale, shift, params=(after, after.draw(x.data.size))).reshape(x.shape)
 
 

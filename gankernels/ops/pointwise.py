@@ -10,6 +10,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor, pointwise, record
 from gankernels.backends import backend_of
+from gankernels.dtypes import is_float
 from gankernels.ops.common import (
     as_tensor,
     broadcast_array,
@@ -67,7 +68,7 @@ def _numbers(op: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
 
 
 def _affine_fits(t: Any, number: Any) -> bool:
-    return is_scalar(number) and isinstance(t, Tensor) and t.dtype.kind == "f"
+    return is_scalar(number) and isinstance(t, Tensor) and is_float(t.dtype)
 
 
 # ---- one scalar operand: x*p + q -----------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def mul(a: Any, b: Any) -> Tensor:
 def div(a: Any, b: Any) -> Tensor:
     """a / b, broadcast; integers become float32."""
     a, b = _numbers("div", a, b)
-    if a.dtype.kind != "f":
+    if not is_float(a.dtype):
         a, b = cast(a, np.float32), cast(b, np.float32)
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:
@@ -176,7 +177,7 @@ def pow(a: Any, b: Any) -> Tensor:
     if _affine_fits(a, b):
         return square(a) if b == 2 else _power(a, float(b))
     a, b = _numbers("pow", a, b)
-    if a.dtype.kind != "f" and compare("less", b, 0).any():
+    if not is_float(a.dtype) and compare("less", b, 0).any():
         raise ValueError("pow: integers cannot be raised to negative powers; convert with .to() first")
 
     def rule(ct: Tensor, want: Sequence[bool]) -> list[Tensor | None]:

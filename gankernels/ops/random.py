@@ -11,9 +11,9 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of, get, recording
+from gankernels.dtypes import is_float
 from gankernels.geometry import is_int
-from gankernels.ops.common import check_float, empty_like, extents
-from gankernels.ops.creation import kept_dtype
+from gankernels.ops.common import check_float, empty_like, extents, kept_dtype
 
 __all__ = ["Generator", "default_generator", "dropout", "manual_seed", "rand", "randn"]
 
@@ -75,8 +75,8 @@ class Generator:
 
     def _filled(self, kernel: str, shape: Any, dtype: Any, device: str | None) -> Tensor:
         backend = get(device)
-        found = kept_dtype(kernel, dtype)
-        if found.kind != "f":
+        found = kept_dtype(kernel, dtype, backend)
+        if not is_float(found):
             raise TypeError(f"{kernel}: dtype {found} is not supported; use float32 or float64")
         y = backend.empty(extents(kernel, shape), found)
         getattr(backend, kernel)(y, self.seed, self.take(y.size))

@@ -10,8 +10,9 @@ import numpy as np
 
 from gankernels.autograd import Tensor, pointwise, record
 from gankernels.backends import backend_of
+from gankernels.dtypes import is_float
 from gankernels.geometry import window_geometry
-from gankernels.ops.common import axes, axis_index, cast, check_float, contiguous, empty_like
+from gankernels.ops.common import axes, axis_index, cast, check_float, contiguous, empty_like, wide
 from gankernels.ops.pointwise import abs, compare, exp, log, maximum, minimum, mul, neg, reciprocal, square, where
 from gankernels.ops.shape import sum_to
 from gankernels.ops.window import max_with_index
@@ -38,8 +39,8 @@ def _dropped_shape(x: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
 
 def sum(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Sum over the axes `dim` (all if None). bool and int64 tensors are counted in int64."""
-    dims = axes("sum", dim, x.ndim)
-    if x.dtype.kind != "f":
+    dims, x = axes("sum", dim, x.ndim), wide(x)
+    if not is_float(x.dtype):
         return _counted(cast(x, np.int64), dims, keepdim)
     kept = sum_to(x, _kept_shape(x, dims))
     return kept if keepdim else kept.reshape(_dropped_shape(x, dims))
@@ -55,6 +56,7 @@ def _counted(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
 def mean(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Mean over the axes `dim` (all if None)."""
     check_float("mean", x=x)
+    x = wide(x)
     count = prod(x.shape[i] for i in axes("mean", dim, x.ndim))
     return sum(x, dim, keepdim) / (count if count else float("nan"))
 
@@ -64,6 +66,7 @@ def var(
 ) -> Tensor:
     """Variance over the axes `dim`, in two passes; divided by n - correction: 1 if unbiased, else 0, or as given."""
     check_float("var", x=x)
+    x = wide(x)
     dims = axes("var", dim, x.ndim)
     count = prod(x.shape[i] for i in dims) - (int(unbiased) if correction is None else correction)
     total = sum(square(x - mean(x, dims, True)), dims, keepdim)
@@ -101,6 +104,7 @@ def norm(x: Tensor, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False
         If p is another number.
     """
     check_float("norm", x=x)
+    x = wide(x)
     if p in (2, "fro"):
         return _root(sum(square(x), dim, keepdim))
     if p == 1:
@@ -137,7 +141,7 @@ def min(x: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> An
 
 
 def _extreme(op: str, x: Tensor, dim: int | None, keepdim: bool) -> Any:
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         return _integer_extreme(op, x, dim, keepdim)
     if dim is None:
         return _shared_extreme(op, x, None, False)
@@ -224,17 +228,18 @@ def _log_softmax2(x: Tensor) -> Tensor:
 
 def softmax(x: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
     """exp(x) / sum(exp(x)) along an axis, without overflow."""
-    return _on_rows("softmax", x if dtype is None else cast(x, dtype), dim, _softmax2)
+    return _on_rows("softmax", wide(x) if dtype is None else cast(x, dtype), dim, _softmax2)
 
 
 def log_softmax(x: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
     """Logarithm of softmax along an axis, without overflow."""
-    return _on_rows("log_softmax", x if dtype is None else cast(x, dtype), dim, _log_softmax2)
+    return _on_rows("log_softmax", wide(x) if dtype is None else cast(x, dtype), dim, _log_softmax2)
 
 
 def logsumexp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) along an axis, without overflow."""
     check_float("logsumexp", x=x)
+    x = wide(x)
     peak = _shared_extreme("max", Tensor(x.data), axis_index("logsumexp", dim, x.ndim), True)
     top = where(compare("less", abs(peak), float("inf")), peak, 0.0)
     total = log(sum(exp(x - top), dim, True)) + top

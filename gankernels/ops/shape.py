@@ -10,6 +10,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor, record
 from gankernels.backends import backend_of
+from gankernels.dtypes import is_float
 from gankernels.geometry import is_int
 from gankernels.ops.common import (
     MAX_AXES,
@@ -208,7 +209,7 @@ def index(x: Tensor, key: Any) -> Tensor:
         if not hasattr(view, "shape") or view.shape == ():
             key = (*(key if isinstance(key, tuple) else (key,)), ...)  # a view without axes, not a scalar
             view = x.data[key]
-        if x.dtype.kind != "f":
+        if not is_float(x.dtype):
             return Tensor(view)
         return _crop.open("y", (x.shape, key), x=x)
     from gankernels.ops.gather import advanced_index

@@ -8,7 +8,7 @@ import numpy as np
 
 from gankernels._extras import require
 
-__all__ = ["bfloat16", "compute_dtype", "is_bfloat16", "is_float", "named"]
+__all__ = ["bfloat16", "computed", "is_bfloat16", "is_float", "named"]
 
 
 def bfloat16() -> np.dtype[Any]:
@@ -33,8 +33,8 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or is_bfloat16(dtype)
 
 
-def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What kernels compute in: float32 for bfloat16, else the dtype itself."""
+def computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What kernels of such arrays compute in: float32 for bfloat16, else the dtype itself."""
     return np.dtype(np.float32) if is_bfloat16(dtype) else dtype
 
 
