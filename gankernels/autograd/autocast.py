@@ -24,8 +24,11 @@ class autocast:
     products in float32. The gradients of what is recorded inside, of every order, are computed in the same way wherever
     they are pulled back; those of what is recorded outside are not.
 
-    Everything else stays float32: normalisation, activations, biases, losses, reductions, locally connected
-    convolution, optimizers. So do all tensors in memory, weights and gradients included; loss scaling is not needed,
+    On the CPU everything else stays float32: normalisation, activations, biases, losses, reductions, locally connected
+    convolution, and all tensors in memory. On device="cuda" the operands, the results and what is made of them are
+    stored as bfloat16, half the memory and half the traffic: activations, normalisation, pooling and dropout read and
+    write it and compute in float32; locally connected convolution takes part; sums, means, norms, softmax and losses
+    are float32. Parameters, their gradients, statistics and optimizers are float32 on both. Loss scaling is not needed,
     for bfloat16 has the range of float32. float64 tensors are not touched.
 
     Parameters
@@ -37,6 +40,8 @@ class autocast:
     ------
     ValueError
         For another dtype.
+    MissingExtra
+        At the first product on a GPU, if ml_dtypes, which names the dtype, is not installed.
 
     Notes
     -----
@@ -46,7 +51,7 @@ class autocast:
     gradients and hidden values) and it is predicted to be faster still, it runs in float32 with nothing rounded. An
     algorithm that is chosen by name ("direct", "fft", ...) keeps its own arithmetic. `upsample_conv` rounds the sums of
     weights that it multiplies. Numbers below 1.2e-38 count as zero; NaN and infinities stay what they are. On
-    device="cuda" the products run on tensor cores; the Numba backend computes them in float32.
+    device="cuda" the products run on tensor cores; the Numba backend computes and stores all of it in float32.
 
     Examples
     --------

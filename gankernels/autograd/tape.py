@@ -2,7 +2,7 @@
 
 A rule is written with the same public operations, so the gradient of a gradient is a gradient: the tape is closed
 under differentiation (as in HIPS/autograd and JAX). Only nodes on a path to a requested input are visited.
-Of ours this file imports the dtypes alone; `gankernels.ops.methods` gives Tensor its operators.
+This file imports nothing of ours; `gankernels.ops.methods` gives Tensor its operators.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from gankernels.dtypes import is_float
 
 __all__ = [
     "Node",
@@ -28,6 +26,8 @@ __all__ = [
     "record",
     "recording",
 ]
+
+_FLOATS = "fV"  # kinds of dtypes that hold fractions; V: bfloat16, which NumPy does not know
 
 _state = threading.local()
 
@@ -164,7 +164,7 @@ class Tensor:
     node: Node | None
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
-        if requires_grad and not is_float(data.dtype):
+        if requires_grad and data.dtype.kind not in _FLOATS:
             raise TypeError(f"tensor: only floating-point tensors can require gradients, got dtype {data.dtype}")
         self.data = data
         self.requires_grad = requires_grad

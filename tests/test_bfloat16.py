@@ -1,0 +1,180 @@
+"""Tensors of bfloat16: on a device whose arrays hold them, and what `autocast` makes of a network there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gankernels as gk
+from gankernels import dtypes, nn, ops
+from gankernels.backends import get
+from gankernels.ops.common import stores_bfloat16
+
+HALF_ULP = 2.0**-9  # of a rounding to 8 bits, relative
+
+
+@pytest.fixture
+def stored() -> str:
+    """The device of the suite, if its arrays hold bfloat16."""
+    if not stores_bfloat16(get()):
+        pytest.skip("arrays of this device do not hold bfloat16")
+    return gk.get_default_device()
+
+
+def _numbers(seed: int, *shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _rounded(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """To 8 bits, ties to even."""
+    bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+
+def _close(found: Any, wanted: Any, relative: float, absolute: float = 0.0) -> bool:
+    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    return bool((np.abs(found - wanted) <= relative * np.abs(wanted) + absolute).all())
+
+
+# ---- without a device that stores it ---------------------------------------------------------------------------------
+@pytest.mark.cpu_only
+def test_the_cpu_says_where_bfloat16_is_held_and_what_to_use_instead() -> None:
+    for make in (
+        lambda: gk.ones(2).to("bfloat16"),
+        lambda: gk.zeros(2, dtype="bfloat16"),
+        lambda: gk.tensor([1.0], dtype="bfloat16"),
+        lambda: nn.Linear(2, 2).to("bfloat16"),
+        lambda: gk.randn(2, dtype="bfloat16"),
+    ):
+        with pytest.raises(TypeError, match=r"compiled CUDA kernels alone, not on 'cpu' here.*autocast"):
+            make()
+
+
+@pytest.mark.cpu_only
+def test_numbers_of_the_host_become_float32() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    t = gk.tensor(np.array([1.0, 2.5, np.nan], ml_dtypes.bfloat16))
+    assert t.dtype == np.float32
+    np.testing.assert_array_equal(t.numpy(), np.array([1.0, 2.5, np.nan], np.float32))
+
+
+@pytest.mark.cpu_only
+def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match=r"pip install 'gankernels\[bfloat16\]'"):
+        dtypes.bfloat16()
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+def test_a_cast_rounds_to_even_and_comes_back_as_it_was_stored(stored: str) -> None:
+    x = np.concatenate([_numbers(1, 101), np.array([np.inf, -np.inf, 0.0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8], np.float32)])
+    t = gk.tensor(x, device=stored).to("bfloat16")
+    assert str(t.dtype) == "bfloat16"
+    assert t.data.nbytes == 2 * x.size
+    assert t.cpu().dtype == np.float32
+    assert t.cpu().numpy().tobytes() == _rounded(x).tobytes()
+    assert np.isnan(gk.tensor([np.nan], device=stored).bfloat16().cpu().numpy()).all()
+    assert t.tolist()[:3] == _rounded(x)[:3].tolist()
+
+
+def test_creation_takes_the_name(stored: str) -> None:
+    for t in (
+        gk.zeros(3, dtype="bfloat16", device=stored),
+        gk.full((3,), 1.5, dtype="bfloat16", device=stored),
+        gk.tensor([1.0, 2.0, 3.0], dtype="bfloat16", device=stored),
+        gk.arange(3, dtype="bfloat16", device=stored),
+        gk.randn(3, dtype="bfloat16", device=stored),
+        gk.ones_like(gk.zeros(3, dtype="bfloat16", device=stored)),
+    ):
+        assert str(t.dtype) == "bfloat16"
+        assert np.isfinite(t.cpu().numpy()).all()
+
+
+def test_wider_operands_win_and_gradients_come_back_in_the_dtype_of_each(stored: str) -> None:
+    a = gk.tensor(_numbers(2, 5), device=stored).bfloat16().requires_grad_()
+    b = gk.tensor(_numbers(3, 5), device=stored, requires_grad=True)
+    product = a * b
+    assert product.dtype == np.float32
+    ga, gb = gk.grad(ops.sum(product * product), [a, b])
+    assert str(ga.dtype) == "bfloat16"
+    assert gb.dtype == np.float32
+    x, y = a.detach().cpu().numpy().astype(np.float64), b.detach().cpu().numpy().astype(np.float64)
+    assert _close(ga.cpu().numpy(), 2 * x * y * y, HALF_ULP + 4 * 2.0**-24)
+    assert _close(gb.cpu().numpy(), 2 * x * x * y, 4 * 2.0**-24)
+    assert str((a + 1).dtype) == "bfloat16"
+    assert str((a * gk.tensor([2], device=stored)).dtype) == "bfloat16"
+
+
+def test_a_tensor_is_shared_with_other_libraries_as_bfloat16(stored: str) -> None:
+    t = gk.tensor(_numbers(4, 2, 3), device=stored).bfloat16()
+    shared = get(stored)
+    from gankernels.backends import dlpack
+
+    buffer, shape, _, _, dtype = dlpack.read(t.data.__dlpack__(stream=shared.stream()))
+    assert (shape, str(dtype)) == ((2, 3), "bfloat16")
+    assert buffer.ptr == t.data.ptr
+
+
+# ---- a network in autocast -------------------------------------------------------------------------------------------
+def _network(device: str) -> Any:
+    network = nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.LeakyReLU(0.2), nn.Conv3d(4, 3, 3, stride=2, padding=1),
+        nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(3 * 2 * 3 * 3, 1),
+    )  # fmt: skip
+    return network.to(device)
+
+
+def test_autocast_stores_what_layers_hand_on_and_keeps_parameters_and_their_gradients_float32(stored: str) -> None:
+    gk.manual_seed(1)
+    network = _network(stored)
+    x = gk.tensor(_numbers(5, 4, 1, 4, 5, 5), device=stored)
+    with gk.autocast("bfloat16"):
+        hidden = network[:3](x)
+        out = network(x)
+        loss = nn.functional.binary_cross_entropy_with_logits(out, gk.ones_like(out))
+    assert str(hidden.dtype) == str(out.dtype) == "bfloat16"
+    assert loss.dtype == np.float32
+    assert ops.sum(out).dtype == out.dtype  # outside of the block sums keep the dtype
+    loss.backward()
+    assert {str(p.dtype) for p in network.parameters()} == {"float32"}
+    assert {str(p.grad.dtype) for p in network.parameters()} == {"float32"}
+    assert network[1].running_mean.dtype == np.float32
+
+
+def test_gradients_in_autocast_are_those_of_float32_up_to_roundings_to_8_bits(stored: str) -> None:
+    gk.manual_seed(2)
+    network = _network(stored)
+    x = _numbers(6, 4, 1, 4, 5, 5)
+
+    def gradients(compute: str) -> list[np.ndarray[Any, Any]]:
+        t = gk.tensor(x, device=stored, requires_grad=True)
+        with gk.autocast(compute):
+            (slope,) = gk.grad(ops.sum(network(t)), [t], create_graph=True)
+            penalty = ops.mean((ops.norm(slope.reshape(4, -1), dim=1) - 1.0) ** 2)
+        found = gk.grad(penalty, [*network.parameters(), t], allow_unused=True)
+        return [penalty.cpu().numpy(), *(g.cpu().numpy() for g in found if g is not None)]
+
+    for found, wanted in zip(gradients("bfloat16"), gradients("float32"), strict=True):
+        # a dozen roundings of 2^-9 lie on the longest path; cancellation makes them larger beside small results
+        assert not (np.abs(found - wanted).max() > 24 * HALF_ULP * np.abs(wanted).max() + 1e-6)
+
+
+def test_a_model_of_bfloat16_trains(stored: str) -> None:
+    gk.manual_seed(3)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 1)).to(stored).to("bfloat16")
+    optimizer = gk.optim.Adam(model.parameters(), lr=0.05)
+    x = gk.tensor(_numbers(7, 16, 3), device=stored).bfloat16()
+    y = x[:, :1] * 2.0
+    losses = []
+    for _ in range(8):
+        loss = ops.mean(ops.square(model(x) - y))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert {str(p.grad.dtype) for p in model.parameters()} == {"bfloat16"}
+    assert not (losses[-1] > 0.5 * losses[0])
