@@ -237,7 +237,7 @@ def test_an_empty_batch_passes_forward_and_backward(make, given, expected):
         (lambda: nn.Conv3d(1, 1, (3, 3)), TypeError, "kernel_size must be an int or 3 ints"),
         (lambda: nn.Conv3d(1, 1, 3, padding="full"), ValueError, "'full'"),
         (lambda: nn.Conv1d(1, 1, 3, stride=0), ValueError, "stride must be at least 1"),
-        (lambda: nn.Conv1d(1, 1, 3, dtype=np.int64), TypeError, "dtype must be float32 or float64"),
+        (lambda: nn.Conv1d(1, 1, 3, dtype=np.int64), TypeError, "dtype must be float32, float64 or"),
         (lambda: nn.Linear(2.5, 1), ValueError, "in_features"),
         (lambda: nn.LocallyConnected2d(1, 1, 2, 3), ValueError, "does not fit"),
         (lambda: nn.Upsample(scale_factor=1.5), ValueError, "whole"),

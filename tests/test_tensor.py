@@ -159,7 +159,7 @@ def test_a_tensor_prints_what_it_holds() -> None:
         (lambda: len(gk.tensor(1.0)), TypeError, "without axes"),
         (lambda: list(gk.tensor(1.0)), TypeError, "without axes"),
         (lambda: gk.tensor([1.0], device="tpu"), gk.DeviceError, "there is no device 'tpu'; the names are 'cpu' and"),
-        (lambda: gk.zeros(2).to("float16"), TypeError, "cast: cannot convert to float16"),
+        (lambda: gk.zeros(2).to("float16"), TypeError, "cast: dtype .*float16.* is not supported"),
         (lambda: gk.zeros(2).to("nonsense"), TypeError, "cast: expected a dtype .* got 'nonsense'"),
         (lambda: gk.zeros(2, dtype=np.float16), TypeError, "full: dtype .*float16.* is not supported"),
         (lambda: gk.zeros(2.5), TypeError, r"full: the shape must be an int or ints, got 2\.5"),

@@ -201,6 +201,10 @@ def kept_dtype(op: str, dtype: Any, backend: Any = None) -> Any:
 def cast(x: Tensor, dtype: Any) -> Tensor:
     """x in another dtype (float32, float64, int64, bool; bfloat16 on a GPU); differentiable between the floats."""
     backend = backend_of(x.data)
+    try:
+        dtype = named(dtype)
+    except TypeError:
+        raise TypeError(f"cast: expected a dtype (float32, float64, int64, bool) or a device, got {dtype!r}") from None
     dtype = kept_dtype("cast", dtype, backend)
     if dtype == x.dtype:
         return x
