@@ -22,6 +22,7 @@ from gankernels import backends, ops
 from gankernels.autograd import Tensor
 from gankernels.backends import cpu, cuda, cuda_numba
 from gankernels.backends.device_array import DeviceArray
+from gankernels.ops import common
 from gankernels.testing.cases import Case
 
 HERE = Path(__file__).resolve().parent
@@ -55,6 +56,11 @@ def is_simulated() -> bool:
 def rounds_to_bfloat16() -> bool:
     """True if products in `gk.autocast` are of rounded numbers on the default device."""
     return backends.get() is not cuda_numba
+
+
+def stores_bfloat16() -> bool:
+    """True if `gk.autocast` makes arrays of bfloat16 on the default device, locally connected layers' too."""
+    return common.stores_bfloat16(backends.get())
 
 
 def in_a_new_process() -> str:

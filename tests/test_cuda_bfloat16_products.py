@@ -15,7 +15,8 @@ from test_cuda_conv_kernels import GEOMETRIES, SLOTS, expected, geometry, whole_
 from test_cuda_epilogue import CONVOLUTIONS, COUNTER, SEED
 from test_cuda_moments import check as check_moments
 
-from gankernels.backends import cuda, dtypes
+from gankernels import dtypes
+from gankernels.backends import cuda
 from gankernels.backends.opcodes import CONV_ALGORITHMS, MATMUL_PRECISIONS
 from gankernels.geometry import ConvGeometry, upsample_conv_geometry
 from gankernels.testing import bounds, oracle

@@ -60,65 +60,21 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
   py::register_exception<cuda::OutOfMemory>(m, "OutOfMemoryError", PyExc_MemoryError);
 
+// arrays of a GPU may be bfloat16 too
+#undef GK_BIND
+#undef GK_BIND_FROM
+#define GK_BIND(module, name)                         \
+  bind_kernel(module, #name, &kernels::name<float>);  \
+  bind_kernel(module, #name, &kernels::name<double>); \
+  bind_kernel(module, #name, &kernels::name<bfloat16>)
+#define GK_BIND_FROM(module, name, S)                      \
+  bind_kernel(module, #name, &kernels::name<S, float>);    \
+  bind_kernel(module, #name, &kernels::name<S, double>);   \
+  bind_kernel(module, #name, &kernels::name<S, bfloat16>); \
+  bind_kernel(module, #name, &kernels::name<S, int64_t>);  \
+  bind_kernel(module, #name, &kernels::name<S, bool>)
 #include "bind_kernels.inc"
-#define GK_BIND_BFLOAT16(m, name) bind_kernel(m, #name, &kernels::name<bfloat16>)
-  GK_BIND_BFLOAT16(m, gate);
-  GK_BIND_BFLOAT16(m, select);
-  GK_BIND_BFLOAT16(m, copy);
-  GK_BIND_BFLOAT16(m, fill);
-  GK_BIND_BFLOAT16(m, unary);
-  GK_BIND_BFLOAT16(m, binary);
-  GK_BIND_BFLOAT16(m, compare);
-  GK_BIND_BFLOAT16(m, sum);
-  GK_BIND_BFLOAT16(m, softmax);
-  GK_BIND_BFLOAT16(m, log_softmax);
-  GK_BIND_BFLOAT16(m, channel_moments);
-  GK_BIND_BFLOAT16(m, channel_affine);
-  GK_BIND_BFLOAT16(m, batch_norm_backward);
-  GK_BIND_BFLOAT16(m, epilogue_backward);
-  GK_BIND_BFLOAT16(m, norm_epilogue);
-  GK_BIND_BFLOAT16(m, norm_epilogue_backward);
-  GK_BIND_BFLOAT16(m, gather_rows);
-  GK_BIND_BFLOAT16(m, scatter_rows);
-  GK_BIND_BFLOAT16(m, im2col);
-  GK_BIND_BFLOAT16(m, col2im);
-  GK_BIND_BFLOAT16(m, upsample_nearest);
-  GK_BIND_BFLOAT16(m, sum_blocks);
-  GK_BIND_BFLOAT16(m, max_window);
-  GK_BIND_BFLOAT16(m, gather_window);
-  GK_BIND_BFLOAT16(m, scatter_window);
-  GK_BIND_BFLOAT16(m, average_window);
-  GK_BIND_BFLOAT16(m, spread_window);
-  GK_BIND_BFLOAT16(m, random_uniform);
-  GK_BIND_BFLOAT16(m, random_normal);
-  GK_BIND_BFLOAT16(m, dropout);
-  GK_BIND_BFLOAT16(m, sgd_step);
-  GK_BIND_BFLOAT16(m, adam_step);
-  GK_BIND_BFLOAT16(m, rmsprop_step);
-  GK_BIND_BFLOAT16(m, lerp);
   GK_BIND_FROM(m, cast, bfloat16);
-  bind_kernel(m, "cast", &kernels::cast<float, bfloat16>);
-  bind_kernel(m, "cast", &kernels::cast<double, bfloat16>);
-  bind_kernel(m, "cast", &kernels::cast<int64_t, bfloat16>);
-  bind_kernel(m, "cast", &kernels::cast<bool, bfloat16>);
-  bind_kernel(m, "cast", &kernels::cast<bfloat16, bfloat16>);
-  GK_BIND_BFLOAT16(m, conv);
-  GK_BIND_BFLOAT16(m, conv_transpose);
-  GK_BIND_BFLOAT16(m, conv_weight);
-  GK_BIND_BFLOAT16(m, conv_epilogue);
-  GK_BIND_BFLOAT16(m, conv_transpose_epilogue);
-  GK_BIND_BFLOAT16(m, conv_moments);
-  GK_BIND_BFLOAT16(m, conv_transpose_moments);
-  GK_BIND_BFLOAT16(m, upsample_conv);
-  GK_BIND_BFLOAT16(m, upsample_conv_transpose);
-  GK_BIND_BFLOAT16(m, upsample_conv_weight);
-  GK_BIND_BFLOAT16(m, upsample_conv_epilogue);
-  GK_BIND_BFLOAT16(m, upsample_conv_moments);
-  GK_BIND_BFLOAT16(m, local_conv);
-  GK_BIND_BFLOAT16(m, local_conv_transpose);
-  GK_BIND_BFLOAT16(m, local_conv_weight);
-  GK_BIND_BFLOAT16(m, matmul);
-  GK_BIND_BFLOAT16(m, matmul_epilogue);
   GK_BIND(m, conv_moments);
   GK_BIND(m, conv_transpose_moments);
   GK_BIND(m, upsample_conv_moments);

@@ -3,9 +3,9 @@
 // where outputs are few; float64 takes products. By name:
 //   direct       the direct path wherever it covers the geometry, else as above
 //   im2col       columns in memory and a product: the reference, and the way for cells beyond 32 bits
-// Arrays of bfloat16 take the paths of bf16, whatever is asked for but im2col.
 //   tf32, bf16   products on tensor cores: float32 factors rounded to 11 or 8 bits, sums in float32; bf16_auto and
 //                bf16_fast too
+// Arrays of bfloat16 take the paths of bf16, whatever is asked for but im2col.
 // The other names of core/geometry.hpp are ways of the CPU. Nothing but tf32 and bf16 changes the precision.
 #include "conv_paths.hpp"
 #include "epilogue.hpp"

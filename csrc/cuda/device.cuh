@@ -102,9 +102,7 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
 
-// ---- bfloat16 (core/bfloat16.hpp) in words
-// ---------------------------------------------------------------------------
-// Two bfloat16 in the halves of a word, the first in the low one, as the tensor core reads them
+// Two of core/bfloat16.hpp in the halves of a word, the first in the low one, as the tensor core reads them.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 #if defined(__CUDA_ARCH__)
   uint32_t u;

@@ -1,5 +1,7 @@
 // Random numbers by Philox (philox.cuh): a thread draws one block of four words for four elements (two doubles). Bits
 // of uniform and dropout as on the CPU; dropout stores no mask. An element of bfloat16 is that of float, rounded.
+#include <type_traits>
+
 #include "counters.cuh"
 #include "kernels.hpp"
 #include "launch.cuh"
@@ -46,6 +48,15 @@ struct Uniform {
   using Value = T;
   static constexpr int kPerBlock = sizeof(T) == 4 ? 4 : 2;
   __device__ void operator()(const Words& w, T (&value)[kPerBlock]) const { uniforms(w, value); }
+  template <class S>
+  static __device__ S stored(T value) {
+    const S rounded = static_cast<S>(value);
+    if constexpr (std::is_same_v<S, T>) {
+      return rounded;
+    } else {  // below 1, as what it was
+      return rounded < T(1) ? rounded : S(T(1) - T(1.0 / 256));
+    }
+  }
 };
 template <class T>
 struct Normal {
@@ -56,6 +67,10 @@ struct Normal {
     uniforms(w, u);
     GK_UNROLL
     for (int j = 0; j < kPerBlock; j += 2) box_muller(u[j], u[j + 1], value + j);
+  }
+  template <class S>
+  static __device__ S stored(T value) {
+    return static_cast<S>(value);
   }
 };
 
@@ -69,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
   draw(philox(seed, counter.value() + i), value);
   Pack<T, W> pack;
   GK_UNROLL
-  for (int j = 0; j < W; ++j) pack.value[j] = static_cast<T>(value[j]);
+  for (int j = 0; j < W; ++j) pack.value[j] = Draw::template stored<T>(value[j]);
   if (packed && first + W <= n) return store_pack<W>(y + first, pack);
   GK_UNROLL
   for (int j = 0; j < W; ++j) {

@@ -91,8 +91,8 @@ class TrainerConfig:
     compute: ComputeDtype = option(
         "float32",
         "float32, or bfloat16: convolutions and matrix products of the training steps round their factors to 8 bits "
-        "(gankernels.autocast) where processors gain by it, on a GPU what layers hand on is stored so; weights, sums and "
-        "everything else stay float32",
+        "(gankernels.autocast) where processors gain by it, on a GPU what layers hand on is stored so; weights, sums "
+        "and everything else stay float32",
     )
     replay: bool = option(True, "run recorded kernel calls instead of Python where networks are small; same results")
     max_grad_norm: float = option(0.0, "longer gradients are shortened to this norm; 0: never")

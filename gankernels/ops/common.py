@@ -131,14 +131,14 @@ def check_float(op: str, **operands: Any) -> None:
         first = first or (name, t)
 
 
-def product_operands(op: str, **operands: Any) -> Iterable[Tensor]:
+def product_operands(op: str, rounds: bool = True, **operands: Any) -> Iterable[Tensor]:
     """What a product multiplies: float tensors of one dtype.
 
     Within `autocast("bfloat16")` float32 becomes bfloat16 here on a device whose arrays hold it; elsewhere kernels
-    round what they multiply.
+    round what they multiply. Where the product `rounds` nothing, whatever autocast says, bfloat16 becomes float32.
     """
     if compute_dtype() == "bfloat16":
-        operands = {name: _rounded(t) for name, t in operands.items()}
+        operands = {name: _rounded(t) if rounds else _wide(t) for name, t in operands.items()}
     check_float(op, **operands)
     return operands.values()
 
@@ -149,14 +149,16 @@ def _rounded(t: Any) -> Any:
     return t
 
 
+def _wide(t: Any) -> Any:
+    return cast(t, np.float32) if isinstance(t, Tensor) and is_bfloat16(t.dtype) else t
+
+
 def channel_vectors(op: str, name: str, x: Tensor, **vectors: Any) -> Iterable[Tensor | None]:
     """What belongs to the channels of x, in the dtype that kernels compute in: x's own, float32 beside bfloat16."""
     if not is_bfloat16(x.dtype):
         check_float(op, **{name: x}, **vectors)
         return vectors.values()
-    for k, v in vectors.items():
-        if isinstance(v, Tensor) and is_bfloat16(v.dtype):
-            vectors[k] = cast(v, np.float32)
+    vectors = {k: _wide(v) for k, v in vectors.items()}
     check_float(op, **vectors)
     same_device(op, **{name: x}, **vectors)
     for k, v in vectors.items():
@@ -167,7 +169,7 @@ def channel_vectors(op: str, name: str, x: Tensor, **vectors: Any) -> Iterable[T
 
 def wide(x: Tensor) -> Tensor:
     """x; within `autocast("bfloat16")` in float32 if it is bfloat16: sums, losses and what grows fast, as PyTorch."""
-    return cast(x, np.float32) if compute_dtype() == "bfloat16" and is_bfloat16(x.dtype) else x
+    return _wide(x) if compute_dtype() == "bfloat16" else x
 
 
 # ---- dtypes --------------------------------------------------------------------------------------------------------

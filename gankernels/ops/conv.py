@@ -124,6 +124,11 @@ def algorithm_code() -> int:
     return CONV_ALGORITHMS[_ROUNDED.get(name, name) if compute_dtype() == "bfloat16" else name]
 
 
+def rounds() -> bool:
+    """Whether convolutions may round what they multiply to bfloat16: no algorithm was named that does not."""
+    return _algorithm in _ROUNDED or _algorithm.startswith("bf16")
+
+
 def _open_y(x: Any, w: Any, g: ConvGeometry, finish: Finish | None = None) -> Any:
     y = empty_like(x, g.y_shape)
     algorithm = algorithm_code()
@@ -232,7 +237,7 @@ def conv(
     ValueError
         If the shapes do not fit.
     """
-    x, w = product_operands("conv", x=x, w=w)
+    x, w = product_operands("conv", rounds(), x=x, w=w)
     (bias,) = channel_vectors("conv", "x", x, bias=bias)
     g = conv_geometry("conv", x.shape, w.shape, stride, padding, dilation, groups)
     check_bias("conv", bias, g.out_channels)
@@ -266,7 +271,7 @@ def conv_transpose(
     -------
     Tensor (N, C, *X), X = (Y - 1)*stride - low - high + dilation*(K - 1) + output_padding + 1
     """
-    y, w = product_operands("conv_transpose", input=y, w=w)
+    y, w = product_operands("conv_transpose", rounds(), input=y, w=w)
     (bias,) = channel_vectors("conv_transpose", "input", y, bias=bias)
     g = conv_transpose_geometry("conv_transpose", y.shape, w.shape, stride, padding, output_padding, dilation, groups)
     check_bias("conv_transpose", bias, g.in_channels)
@@ -295,7 +300,7 @@ def conv_weight(
     x : Tensor (N, C, *X)
     y : Tensor (N, O, *Y)
     """
-    x, y = product_operands("conv_weight", x=x, y=y)
+    x, y = product_operands("conv_weight", rounds(), x=x, y=y)
     rank = _spatial_rank("conv_weight", "x", x)
     kernel = ints("conv_weight", "kernel_size", kernel_size, rank, 1)
     if y.ndim != x.ndim or not is_int(groups) or groups < 1 or x.shape[1] % groups:
