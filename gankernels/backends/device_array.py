@@ -60,7 +60,7 @@ class DeviceArray:
         CUDA stream that orders its use, 1 if absent) and `device_index` (0 if absent).
     shape : tuple of int
     dtype : numpy dtype
-        float32, float64, int64 or bool.
+        bfloat16 (gankernels.dtypes), float32, float64, int64 or bool.
     backend : module
         Whose kernels take this array.
     strides : tuple of int, optional
