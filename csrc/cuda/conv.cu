@@ -5,8 +5,8 @@
 //   im2col       columns in memory and a product: the reference, and the way for cells beyond 32 bits
 //   tf32, bf16   products on tensor cores: float32 factors rounded to 11 or 8 bits, sums in float32; bf16_auto and
 //                bf16_fast too
-// Arrays of bfloat16 take the paths of bf16, whatever is asked for but im2col.
-// The other names of core/geometry.hpp are ways of the CPU. Nothing but tf32 and bf16 changes the precision.
+// The other names of core/geometry.hpp are ways of the CPU. Nothing but tf32 and bf16 changes the precision. Arrays of
+// bfloat16 take the products of bf16, by whatever name but im2col, and fold as float32 does.
 #include "conv_paths.hpp"
 #include "epilogue.hpp"
 #include "kernels.hpp"

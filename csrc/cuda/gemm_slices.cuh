@@ -96,7 +96,7 @@ class Share {
       else
         visit(r, (r * kThreads + threadIdx.x) / kLines, (r * kThreads + threadIdx.x) % kLines);
     };
-    if constexpr (kHeld) {
+    if constexpr (kHeld) {  // unrolled: registers have no index
       GK_UNROLL
       for (int r = 0; r < kRounds; ++r) round(r);
     } else {

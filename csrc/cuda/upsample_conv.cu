@@ -2,7 +2,8 @@
 // beforehand: with the K + f - 1 sums v[j] = sum of w[k] over K - 1 - j <= k < K - 1 - j + f, the convolution is the
 // adjoint of one of stride f and padding K - 1 - pad (negative crops). Its f phases are dense convolutions on the small
 // image, in one launch (conv_implicit.cu); the gradient in x is that convolution of stride f, the gradient in w is that
-// of v followed by the same sums, which are their own adjoint. The same identity as csrc/cpu/upsample_conv.cpp.
+// of v followed by the same sums, which are their own adjoint. The same identity as csrc/cpu/upsample_conv.cpp. Of
+// bfloat16 the sums v are rounded, being factors of products; those of the gradient in w are not before they are added.
 #include <algorithm>
 
 #include "conv_paths.hpp"
