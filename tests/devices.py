@@ -26,7 +26,7 @@ from gankernels.ops import common
 from gankernels.testing.cases import Case
 
 HERE = Path(__file__).resolve().parent
-_SIMULATED_FLOPS, _EMULATED_FLOPS = 100_000, 20_000_000  # of one pass: a second or so for its three slots
+_SIMULATED_FLOPS, _EMULATED_FLOPS = 100_000, 8_000_000  # of one pass: a second or less for its three slots
 _SIMULATED_ELEMENTS = 2_000  # of one array that a test calls many kernels on: more than 30 blocks of 64 threads
 _PASSED_THROUGH = ("numpy", "contextlib.py", "devices.py", "fake_cuda.py")
 

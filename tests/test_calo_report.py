@@ -15,7 +15,7 @@ from gankernels.calo.showers import Grid, Showers
 from gankernels.calo.validate import validate
 
 matplotlib = pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.much_work  # of NumPy and Matplotlib
+pytestmark = pytest.mark.cpu_only  # of NumPy and Matplotlib; test_calo_classifier.py runs on devices
 
 GRID = Grid((7, 7, 9))
 CYLINDER = Grid(

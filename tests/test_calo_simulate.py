@@ -11,6 +11,8 @@ import pytest
 from gankernels.calo import MATERIALS, Grid, simulate_showers
 from gankernels.calo.simulate import average_profile, fluctuating_profile, radial_profile, spot_count
 
+pytestmark = pytest.mark.cpu_only  # of NumPy
+
 PBWO4 = MATERIALS["lead-tungstate"]
 TUNGSTEN = MATERIALS["tungsten-silicon"]
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import devices
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ pytest.importorskip("matplotlib")
 Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.much_work  # nearly every test looks at a run that trained
 
+EVENTS = 160 if devices.is_emulated() else 240
 SMALL = ["--set", "model.channels=4", "--batch", "16", "--seed", "3", "--set", "train.lr_schedule=constant",
          "--set", "train.log_every=2"]  # fmt: skip
 
@@ -39,7 +41,7 @@ def weights(run: Path, step: int) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def showers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "showers.h5"
-    assert main(["simulate", str(path), "--events", "240", "--grid", "8,8,8", "--seed", "1"]) == 0
+    assert main(["simulate", str(path), "--events", str(EVENTS), "--grid", "8,8,8", "--seed", "1"]) == 0
     return path
 
 
@@ -58,7 +60,7 @@ def test_a_run_directory_holds_what_is_needed_to_repeat_it(finished: Path, showe
     assert list((finished / "samples").glob("*.png"))
     assert list((finished / "checkpoints").glob("checkpoint-*"))
     (file,) = json.loads((finished / "data.json").read_text())["files"]
-    assert (file["name"], file["sha256"], file["events"]) == (showers.name, sha256_of(showers), 240)
+    assert (file["name"], file["sha256"], file["events"]) == (showers.name, sha256_of(showers), EVENTS)
     assert json.loads((finished / "run.json").read_text())["recipe"] == "quickstart"
 
 
@@ -117,7 +119,7 @@ def test_a_resumed_run_ends_with_the_same_bits(finished: Path, showers: Path, tm
 
 def test_a_run_does_not_go_on_with_other_data(finished: Path, tmp_path: Path, capsys: Capture) -> None:
     other = tmp_path / "other.h5"
-    assert main(["simulate", str(other), "--events", "240", "--grid", "8,8,8", "--seed", "5"]) == 0
+    assert main(["simulate", str(other), "--events", str(EVENTS), "--grid", "8,8,8", "--seed", "5"]) == 0
     assert main(["train", "quickstart", "--resume", str(finished), "--data", str(other), "--max-steps", "9"]) == 2
     assert "data have changed" in " ".join(capsys.readouterr().err.split())
 
@@ -218,3 +220,15 @@ def test_a_damaged_run_json_is_refused_in_words(finished: Path, tmp_path: Path, 
         (broken / "run.json").write_text(text)
         assert main(["generate", str(broken), "--out", str(tmp_path / "x.h5")]) == 2
         assert "run.json" in capsys.readouterr().err
+
+
+def test_generated_showers_do_not_depend_on_the_batch(finished: Path, tmp_path: Path) -> None:
+    made = []
+    for batch in ("7", "64"):
+        out = tmp_path / f"{batch}.h5"
+        assert main(["generate", str(finished), "--out", str(out), "--events", "100", "--batch", batch]) == 0
+        with open_showers(out) as file:
+            made.append(file.read())
+    assert np.array_equal(made[0].energy_gev, made[1].energy_gev)
+    error = np.abs(made[0].cells_gev - made[1].cells_gev).max()
+    assert not error > 1e-4 * made[1].cells_gev.max()
