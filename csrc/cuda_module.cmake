@@ -12,6 +12,8 @@ set(GK_CUDA_KERNELS
     csrc/cuda/factors.cu
     csrc/cuda/gather.cu
     csrc/cuda/gemm.cu
+    csrc/cuda/gemm_bfloat16.cu
+    csrc/cuda/gemm_tensor.cu
     csrc/cuda/local_conv.cu
     csrc/cuda/matmul.cu
     csrc/cuda/norm.cu

@@ -4,7 +4,7 @@
 //   input gradient   m = (n, t)    n = c   k = (o, i)     a = y at position(q) + t - back*i        b = w, tap first +
 //   i*every weight gradient  m = (c, tap)  n = o   k = (n, p)     a = x as above                           b = y
 // The input gradient runs phase by phase: cells q, q + stride, ... see the same taps, so each phase is dense and every
-// cell is written once. The weight gradient sums over images and positions and is therefore cut along k (gemm.cu).
+// cell is written once. The weight gradient sums over images and positions and is therefore cut along k (gemm.cuh).
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
