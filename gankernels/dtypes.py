@@ -1,31 +1,32 @@
-"""The dtypes of arrays: NumPy's, and bfloat16, which NumPy has from the package ml_dtypes."""
+"""The dtypes of arrays: NumPy's, and bfloat16, which NumPy does not have."""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from gankernels._extras import require
-
 __all__ = ["bfloat16", "computed", "is_bfloat16", "is_float", "named"]
 
 
+@cache
 def bfloat16() -> np.dtype[Any]:
-    """The dtype of arrays that hold bfloat16: 8 bits of precision, the exponents of float32.
+    """The dtype of arrays on a device that hold bfloat16: 8 bits of precision, the exponents of float32.
 
-    Raises
-    ------
-    MissingExtra
-        If ml_dtypes is not installed.
+    That of the package ml_dtypes, with which NumPy can read and print such arrays on the host; without the package two
+    bytes by this name, which is all that a device needs.
     """
-    ml_dtypes = require("ml_dtypes", extra="bfloat16", purpose="an array of bfloat16")
-    return np.dtype(ml_dtypes.bfloat16)
+    try:
+        return np.dtype(import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        return np.dtype([("bfloat16", np.uint16)])
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether this is the dtype of bfloat16; imports nothing."""
-    return dtype.kind == "V" and dtype.name == "bfloat16"
+    """Whether this is the dtype of bfloat16."""
+    return dtype.kind == "V" and (dtype.name == "bfloat16" or dtype.names == ("bfloat16",))
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -32,7 +32,7 @@ OPTIONAL = {
     "safetensors": ("safetensors", "checkpoints", "pip install 'gankernels[calo]'"),
     "tensorboard": ("tensorboard", "TensorBoard logs", "pip install tensorboard"),
     "torch": ("torch", "parity tests", "install the CPU build of torch"),
-    "ml_dtypes": ("ml_dtypes", "bfloat16 on a GPU", "pip install 'gankernels[bfloat16]'"),
+    "ml_dtypes": ("ml_dtypes", "bfloat16 in NumPy", "pip install 'gankernels[bfloat16]'"),
 }
 ENVIRONMENT = ("GANKERNELS_ISA", "GANKERNELS_NUM_THREADS", "GANKERNELS_CUDA", "GANKERNELS_CUDA_BACKEND")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -60,20 +61,11 @@ def test_numbers_of_the_host_become_float32() -> None:
     np.testing.assert_array_equal(t.numpy(), np.array([1.0, 2.5, np.nan], np.float32))
 
 
-@pytest.mark.cpu_only
-def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(ImportError, match=r"pip install 'gankernels\[bfloat16\]'"):
-        dtypes.bfloat16()
-
-
 # ---- tensors ---------------------------------------------------------------------------------------------------------
 def test_a_cast_rounds_to_even_and_comes_back_as_it_was_stored(stored: str) -> None:
     x = np.concatenate([_numbers(1, 101), np.array([np.inf, -np.inf, 0.0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8], np.float32)])
     t = gk.tensor(x, device=stored).to("bfloat16")
-    assert str(t.dtype) == "bfloat16"
+    assert dtypes.is_bfloat16(t.dtype)
     assert t.data.nbytes == 2 * x.size
     assert t.cpu().dtype == np.float32
     assert t.cpu().numpy().tobytes() == _rounded(x).tobytes()
@@ -90,8 +82,23 @@ def test_creation_takes_the_name(stored: str) -> None:
         gk.randn(3, dtype="bfloat16", device=stored),
         gk.ones_like(gk.zeros(3, dtype="bfloat16", device=stored)),
     ):
-        assert str(t.dtype) == "bfloat16"
+        assert dtypes.is_bfloat16(t.dtype)
         assert np.isfinite(t.cpu().numpy()).all()
+
+
+def test_no_package_is_needed_for_it(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    dtypes.bfloat16.cache_clear()
+    try:
+        t = gk.tensor(_numbers(8, 7), device=stored).bfloat16()
+        assert dtypes.is_bfloat16(t.dtype)
+        with gk.autocast("bfloat16"):
+            product = t.reshape(1, 7) @ t.reshape(7, 1)
+        assert dtypes.is_bfloat16(product.dtype)
+        assert _close(product.tolist(), [[sum(v * v for v in t.tolist())]], HALF_ULP + 7 * 2.0**-24)
+        assert gk.arange(3, dtype="bfloat16", device=stored).tolist() == [0.0, 1.0, 2.0]
+    finally:
+        dtypes.bfloat16.cache_clear()
 
 
 def test_wider_operands_win_and_gradients_come_back_in_the_dtype_of_each(stored: str) -> None:
@@ -100,16 +107,16 @@ def test_wider_operands_win_and_gradients_come_back_in_the_dtype_of_each(stored:
     product = a * b
     assert product.dtype == np.float32
     ga, gb = gk.grad(ops.sum(product * product), [a, b])
-    assert str(ga.dtype) == "bfloat16"
+    assert dtypes.is_bfloat16(ga.dtype)
     assert gb.dtype == np.float32
     x, y = a.detach().cpu().numpy().astype(np.float64), b.detach().cpu().numpy().astype(np.float64)
     assert _close(ga.cpu().numpy(), 2 * x * y * y, HALF_ULP + 4 * 2.0**-24)
     assert _close(gb.cpu().numpy(), 2 * x * x * y, 4 * 2.0**-24)
-    assert str((a + 1).dtype) == "bfloat16"
+    assert dtypes.is_bfloat16((a + 1).dtype)
     u = gk.rand(4096, dtype="bfloat16", device=stored).cpu().numpy()
     assert u.min() >= 0.0
     assert u.max() < 1.0
-    assert str((a * gk.tensor([2], device=stored)).dtype) == "bfloat16"
+    assert dtypes.is_bfloat16((a * gk.tensor([2], device=stored)).dtype)
 
 
 def test_a_tensor_is_shared_with_other_libraries_as_bfloat16(stored: str) -> None:
@@ -118,7 +125,8 @@ def test_a_tensor_is_shared_with_other_libraries_as_bfloat16(stored: str) -> Non
     from gankernels.backends import dlpack
 
     buffer, shape, _, _, dtype = dlpack.read(t.data.__dlpack__(stream=shared.stream()))
-    assert (shape, str(dtype)) == ((2, 3), "bfloat16")
+    assert shape == (2, 3)
+    assert dtypes.is_bfloat16(dtype)
     assert buffer.ptr == t.data.ptr
 
 
@@ -139,7 +147,8 @@ def test_autocast_stores_what_layers_hand_on_and_keeps_parameters_and_their_grad
         hidden = network[:3](x)
         out = network(x)
         loss = nn.functional.binary_cross_entropy_with_logits(out, gk.ones_like(out))
-    assert str(hidden.dtype) == str(out.dtype) == "bfloat16"
+    assert dtypes.is_bfloat16(hidden.dtype)
+    assert dtypes.is_bfloat16(out.dtype)
     assert loss.dtype == np.float32
     assert ops.sum(out).dtype == out.dtype  # outside of the block sums keep the dtype
     loss.backward()
@@ -197,5 +206,5 @@ def test_a_model_of_bfloat16_trains(stored: str) -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert {str(p.grad.dtype) for p in model.parameters()} == {"bfloat16"}
+    assert all(dtypes.is_bfloat16(p.grad.dtype) for p in model.parameters())
     assert not (losses[-1] > 0.5 * losses[0])

@@ -7,6 +7,7 @@ Where float64 gives a number of bfloat16 that leaves this number alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 from test_cuda_kernels import on_device
 
-from gankernels.backends import cuda
+from gankernels.backends import cpu, cuda, kernels
 from gankernels.backends.opcodes import BINARY, COMPARE, UNARY
 from gankernels.geometry import conv_geometry, window_geometry
 
+pytest.importorskip("ml_dtypes")  # NumPy's arrays of it
 if cuda.why_not() is not None:
     pytest.skip(f"cuda cannot be used: {cuda.why_not()}", allow_module_level=True)
 
@@ -351,6 +353,13 @@ def test_rows_are_copied_and_their_sums_rounded_once() -> None:
         for view in (rows, np.asfortranarray(rows)):
             size = called("scatter_rows", F64, [abs(rows), index], [nans(7, columns)])
             check("scatter_rows", [view, index], [nans(7, columns)], sizes=size)
+
+
+# ---- every kernel -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", [*kernels.KERNELS, *kernels.EPILOGUES])
+def test_every_kernel_of_floats_takes_bfloat16(name: str) -> None:
+    overloads = [len(re.findall(r"(?m)^\d+\. ", getattr(module.native, name).__doc__)) for module in (cpu, cuda)]
+    assert overloads[1] - overloads[0] == (9 if name == "cast" else 1)
 
 
 # ---- random numbers ------------------------------------------------------------------------------------------------

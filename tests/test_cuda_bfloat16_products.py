@@ -23,6 +23,7 @@ from gankernels.testing import bounds, oracle
 
 __all__ = ["whole_barriers"]  # a fixture
 
+pytest.importorskip("ml_dtypes")  # NumPy's arrays of it
 BF16, F32 = dtypes.bfloat16(), np.float32
 Array = np.ndarray[Any, np.dtype[Any]]
 OUTPUTS = {"conv": "y", "conv_transpose": "x", "conv_weight": "w"}

@@ -40,8 +40,6 @@ class autocast:
     ------
     ValueError
         For another dtype.
-    MissingExtra
-        At the first product on a GPU, if ml_dtypes, which names the dtype, is not installed.
 
     Notes
     -----

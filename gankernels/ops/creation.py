@@ -143,8 +143,12 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
         raise TypeError(f"tensor: cannot convert data of dtype {array.dtype} to {wanted}")
     copied = get("cpu").empty(array.shape, computed(wanted))
     np.copyto(copied, array, casting="unsafe")
-    placed = _placed(copied, backend)
-    return Tensor(backend.cast(placed, wanted) if is_bfloat16(wanted) else placed, requires_grad)
+    return Tensor(_rounded(_placed(copied, backend), wanted), requires_grad)
+
+
+def _rounded(array: Any, dtype: Any) -> Any:
+    """The array itself, or what it is in bfloat16, which NumPy's arrays are made without."""
+    return backend_of(array).cast(array, dtype) if is_bfloat16(dtype) else array
 
 
 def _placed(array: Any, backend: Any) -> Any:
@@ -235,7 +239,8 @@ def arange(
     whole = all(isinstance(v, (int, np.integer)) for v in (first, last, step))
     backend = get(device)
     wanted = kept_dtype("arange", (np.int64 if whole else np.float32) if dtype is None else dtype, backend)
-    return Tensor(backend.from_host(np.arange(first, last, step).astype(wanted)), requires_grad)
+    values = np.arange(first, last, step).astype(computed(wanted))
+    return Tensor(_rounded(backend.from_host(values), wanted), requires_grad)
 
 
 def linspace(
@@ -250,8 +255,9 @@ def linspace(
     """`steps` numbers at equal distances from start to end, both included."""
     (count,) = extents("linspace", steps)
     backend = get(device)
-    values = np.linspace(start, end, count).astype(kept_dtype("linspace", dtype, backend))
-    return Tensor(backend.from_host(values), requires_grad)
+    wanted = kept_dtype("linspace", dtype, backend)
+    values = np.linspace(start, end, count).astype(computed(wanted))
+    return Tensor(_rounded(backend.from_host(values), wanted), requires_grad)
 
 
 def eye(
@@ -260,5 +266,6 @@ def eye(
     """The identity matrix of n rows and m (None: n) columns."""
     rows, columns = extents("eye", (n, n if m is None else m))
     backend = get(device)
-    values = np.eye(rows, columns).astype(kept_dtype("eye", dtype, backend))
-    return Tensor(backend.from_host(values), requires_grad)
+    wanted = kept_dtype("eye", dtype, backend)
+    values = np.eye(rows, columns).astype(computed(wanted))
+    return Tensor(_rounded(backend.from_host(values), wanted), requires_grad)
