@@ -184,7 +184,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The rooms that not every program needs, imported at their first use."""
+    """The rooms that not every program needs, imported at their first use, and the dtype of another package."""
     if name in ("calo", "gan", "info", "interop", "testing"):
         return importlib.import_module(f"gankernels.{name}")
+    if name == "bfloat16":
+        return importlib.import_module("gankernels.dtypes").bfloat16()
     raise AttributeError(f"module 'gankernels' has no attribute {name!r}")

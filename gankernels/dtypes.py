@@ -15,8 +15,8 @@ __all__ = ["bfloat16", "computed", "is_bfloat16", "is_float", "named"]
 def bfloat16() -> np.dtype[Any]:
     """The dtype of arrays on a device that hold bfloat16: 8 bits of precision, the exponents of float32.
 
-    That of the package ml_dtypes, with which NumPy can read and print such arrays on the host; without the package two
-    bytes by this name, which is all that a device needs.
+    That of the package ml_dtypes, which prints and compares as "bfloat16"; without the package two bytes by this name,
+    which is all that a device needs. On the host such tensors become float32.
     """
     try:
         return np.dtype(import_module("ml_dtypes").bfloat16)

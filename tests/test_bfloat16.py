@@ -101,6 +101,17 @@ def test_no_package_is_needed_for_it(stored: str, monkeypatch: pytest.MonkeyPatc
         dtypes.bfloat16.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("mean", {}), ("var", {}), ("std", {"dim": 1}), ("norm", {}), ("prod", {"dim": 1})], ids=str
+)
+def test_several_steps_are_rounded_once(name: str, options: dict[str, Any], stored: str) -> None:
+    x = _rounded(np.array([[256.0, 258.0] * 8, [1.0078125] * 16], np.float32))
+    wide = getattr(ops, name)(gk.tensor(x, device=stored), **options)
+    found = getattr(ops, name)(gk.tensor(x, device=stored).bfloat16(), **options)
+    assert found.dtype == gk.bfloat16
+    np.testing.assert_array_equal(found.cpu().numpy(), _rounded(wide.cpu().numpy()))
+
+
 def test_wider_operands_win_and_gradients_come_back_in_the_dtype_of_each(stored: str) -> None:
     a = gk.tensor(_numbers(2, 5), device=stored).bfloat16().requires_grad_()
     b = gk.tensor(_numbers(3, 5), device=stored, requires_grad=True)
@@ -191,6 +202,41 @@ def test_so_are_gradients_of_a_gradient_penalty(stored: str) -> None:
         return [slope.detach().cpu().numpy(), *(g.cpu().numpy() for g in found if g is not None)]
 
     _agree(gradients("bfloat16"), gradients("float32"))
+
+
+@pytest.mark.parametrize(
+    "norm", [lambda: nn.BatchNorm2d(4), lambda: nn.GroupNorm(2, 4), lambda: nn.InstanceNorm2d(4, affine=True),
+             lambda: nn.LayerNorm((4, 3, 3))], ids=["batch", "group", "instance", "layer"],
+)  # fmt: skip
+def test_every_normalisation_follows_a_product_in_autocast(norm: Any, stored: str) -> None:
+    gk.manual_seed(4)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), norm(), nn.Conv2d(4, 1, 1)).to(stored)
+    x = gk.tensor(_numbers(9, 3, 2, 5, 5), device=stored)
+
+    def found(compute: str) -> list[np.ndarray[Any, Any]]:
+        with gk.autocast(compute):
+            y = network(x)
+            grads = gk.grad(ops.mean(ops.square(y)), list(network.parameters())[1:])
+        return [y.detach().cpu().numpy(), *(g.cpu().numpy() for g in grads)]
+
+    _agree(found("bfloat16"), found("float32"))
+
+
+def test_states_come_back_into_bfloat16_from_what_the_host_holds(stored: str) -> None:
+    model = nn.Linear(3, 2).to(stored).bfloat16()
+    state = {name: t.cpu().numpy() for name, t in model.state_dict().items()}
+    other = nn.Linear(3, 2).to(stored).bfloat16()
+    other.load_state_dict(state)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert b.dtype == gk.bfloat16
+        assert a.tolist() == b.tolist()
+
+
+def test_operands_on_two_devices_are_named_as_such_in_autocast(stored: str) -> None:
+    with gk.autocast("bfloat16"), pytest.raises(RuntimeError, match="weight is on"):
+        nn.functional.linear(gk.ones(2, 3, device="cpu"), gk.ones(4, 3, device=stored))
+    with pytest.raises(TypeError, match="bfloat16"):
+        gk.ones_like(gk.ones(2, device=stored).bfloat16(), device="cpu")
 
 
 def test_a_model_of_bfloat16_trains(stored: str) -> None:

@@ -24,7 +24,7 @@ ARROWS = {
     "backends": {"dtypes"},
     "ops": {"autograd", "backends", "dtypes", "geometry"},
     "nn": {"ops", "autograd", "dtypes", "geometry"},
-    "optim": {"ops", "autograd", "backends"},
+    "optim": {"ops", "autograd", "backends", "dtypes"},
     "gan": {"nn", "optim", "ops", "autograd", "gankernels"},
     # Where networks and showers meet: the recipes, and the GAN of showers that they share.
     "gan.recipes": {"geometry", "nn", "optim", "ops", "autograd", "gankernels", "gan", "calo"},

@@ -28,8 +28,9 @@ class autocast:
     convolution, and all tensors in memory. On device="cuda" the operands, the results and what is made of them are
     stored as bfloat16, half the memory and half the traffic: activations, normalisation, pooling and dropout read and
     write it and compute in float32; locally connected convolution takes part; sums, means, norms, softmax and losses
-    are float32. Parameters, their gradients, statistics and optimizers are float32 on both. Loss scaling is not needed,
-    for bfloat16 has the range of float32. float64 tensors are not touched.
+    are float32. Parameters, their gradients, statistics and optimizers are float32 on both. Outside of the block, and
+    in a float32 block inside it, such results want `.float()` beside float32. Loss scaling is not needed, for bfloat16
+    has the range of float32. float64 tensors are not touched.
 
     Parameters
     ----------

@@ -259,7 +259,9 @@ class DeviceArray:
     # ---- exchange --------------------------------------------------------------------------------------------------
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3: CuPy, Numba and PyTorch read it without a copy."""
+        """Version 3: CuPy, Numba and PyTorch read it without a copy. It cannot name bfloat16: AttributeError."""
+        if self.dtype.kind == "V":
+            raise AttributeError("__cuda_array_interface__ has no name for bfloat16; use DLPack")
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,

@@ -41,11 +41,11 @@ EMPTY_ANGLE = 100.0  # what 3DGAN gives an empty event
 
 def constant(values: tuple[float, ...], beside: Tensor) -> Tensor:
     """Numbers (K,) of the dtype and on the device of another tensor; made once, so that a step copies nothing."""
-    return _constant(values, str(beside.dtype), beside.device)
+    return _constant(values, beside.dtype, beside.device)
 
 
 @lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], dtype: str, device: str) -> Tensor:
+def _constant(values: tuple[float, ...], dtype: object, device: str) -> Tensor:
     with unrecorded():
         return tensor(values, dtype=dtype, device=device)
 

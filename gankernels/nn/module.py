@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gankernels.autograd import Tensor
-from gankernels.dtypes import is_float, named
+from gankernels.dtypes import is_bfloat16, is_float, named
 from gankernels.nn.parameter import Parameter
 from gankernels.ops import update
 from gankernels.ops.common import DEVICES
@@ -345,6 +345,10 @@ class Module:
         """Everything in float32; returns self."""
         return self.to(np.float32)
 
+    def bfloat16(self) -> Any:
+        """Everything in bfloat16, on a GPU; returns self."""
+        return self.to("bfloat16")
+
     def double(self) -> Any:
         """Everything in float64; returns self."""
         return self.to(np.float64)
@@ -422,10 +426,13 @@ def _source(key: str, value: Any, target: Tensor) -> Tensor:
             source = tensor(value, device=target.device)
         except (TypeError, ValueError) as error:
             raise TypeError(f"load_state_dict: {key!r} cannot be read: {error}") from None
-        if getattr(value, "dtype", None) is not None:
+        dtype = getattr(value, "dtype", None)
+        if dtype is not None and not (is_bfloat16(target.dtype) and dtype == target.dtype):
             raise TypeError(f"load_state_dict: {key!r} has dtype {value.dtype}, expected {target.dtype}") from None
     if source.shape != target.shape:
         raise ValueError(f"load_state_dict: {key!r} has shape {source.shape}, expected {target.shape}")
+    if is_bfloat16(target.dtype) and source.dtype == np.float32:  # what it is on the host
+        return source.to(target.device).to(target.dtype)
     if source.dtype != target.dtype:
         raise TypeError(
             f"load_state_dict: {key!r} has dtype {source.dtype}, expected {target.dtype}; convert one first"

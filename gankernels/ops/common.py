@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, wraps
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ __all__ = [
     "empty_vector",
     "extents",
     "filled",
+    "in_float32",
     "is_scalar",
     "kept_dtype",
     "product_operands",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 MAX_AXES = 8  # gk::kMaxRank
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def is_scalar(value: Any) -> bool:
@@ -131,16 +133,24 @@ def check_float(op: str, **operands: Any) -> None:
         first = first or (name, t)
 
 
-def product_operands(op: str, rounds: bool = True, **operands: Any) -> Iterable[Tensor]:
-    """What a product multiplies: float tensors of one dtype.
+def product_operands(op: str, bias: Any = None, rounds: bool = True, **operands: Any) -> tuple[Any, ...]:
+    """What a product multiplies, float tensors of one dtype, and the bias, in the dtype that sums have.
 
     Within `autocast("bfloat16")` float32 becomes bfloat16 here on a device whose arrays hold it; elsewhere kernels
     round what they multiply. Where the product `rounds` nothing, whatever autocast says, bfloat16 becomes float32.
     """
     if compute_dtype() == "bfloat16":
-        operands = {name: _rounded(t) if rounds else _wide(t) for name, t in operands.items()}
+        same_device(op, **operands)
+        if not any(isinstance(t, Tensor) and t.dtype == np.float64 for t in operands.values()):
+            operands = {name: _rounded(t) if rounds else _wide(t) for name, t in operands.items()}
+    elif bias is not None and bias.dtype.kind == "f":
+        check_float(op, **operands, bias=bias)
+        return (*operands.values(), bias)
     check_float(op, **operands)
-    return operands.values()
+    if bias is None:
+        return (*operands.values(), None)
+    name, first = next(iter(operands.items()))
+    return (*operands.values(), *channel_vectors(op, name, first, bias=bias))
 
 
 def _rounded(t: Any) -> Any:
@@ -172,6 +182,22 @@ def wide(x: Tensor) -> Tensor:
     return _wide(x) if compute_dtype() == "bfloat16" else x
 
 
+def in_float32(function: _Function) -> _Function:
+    """Decorate an operation of several steps on its first argument: of bfloat16 it is computed in float32.
+
+    Its result is rounded once, or stays float32 within `autocast("bfloat16")`.
+    """
+
+    @wraps(function)
+    def wrapped(x: Any, *args: Any, **options: Any) -> Any:
+        if not (isinstance(x, Tensor) and is_bfloat16(x.dtype)):
+            return function(x, *args, **options)
+        y = function(cast(x, np.float32), *args, **options)
+        return y if compute_dtype() == "bfloat16" else cast(y, x.dtype)
+
+    return wrapped  # type: ignore[return-value]
+
+
 # ---- dtypes --------------------------------------------------------------------------------------------------------
 #: The dtypes of tensors on every device.
 KEPT = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_))
@@ -182,14 +208,14 @@ def stores_bfloat16(backend: Any) -> bool:
     return getattr(backend, "stores_bfloat16", False)
 
 
-def kept_dtype(op: str, dtype: Any, backend: Any = None) -> Any:
+def kept_dtype(op: str, dtype: Any, backend: Any) -> Any:
     """One of the four dtypes of tensors, bfloat16 too where the backend stores it, or an error that names what came."""
     try:
         found = named(dtype)
     except TypeError:
         found = None
     if found is not None and is_bfloat16(found):
-        if backend is None or stores_bfloat16(backend):
+        if stores_bfloat16(backend):
             return found
         raise TypeError(
             f"{op}: dtype bfloat16 is held by arrays of the compiled CUDA kernels alone, not on {backend.name!r} here; "

@@ -16,7 +16,7 @@ from gankernels.autograd import Form, Tensor, compute_dtype, is_differentiating
 from gankernels.backends import backend_of
 from gankernels.backends.opcodes import CONV_ALGORITHMS
 from gankernels.geometry import ConvGeometry, IntOrInts, Padding, conv_geometry, conv_transpose_geometry, ints, is_int
-from gankernels.ops.common import cast, channel_vectors, check_float, check_shape, empty_like, product_operands
+from gankernels.ops.common import cast, check_float, check_shape, empty_like, product_operands
 from gankernels.ops.conv_plan import log_plan
 from gankernels.ops.epilogue import Epilogue, Finish, call, opened
 
@@ -237,8 +237,7 @@ def conv(
     ValueError
         If the shapes do not fit.
     """
-    x, w = product_operands("conv", rounds(), x=x, w=w)
-    (bias,) = channel_vectors("conv", "x", x, bias=bias)
+    x, w, bias = product_operands("conv", bias, rounds(), x=x, w=w)
     g = conv_geometry("conv", x.shape, w.shape, stride, padding, dilation, groups)
     check_bias("conv", bias, g.out_channels)
     return opened(_conv, "y", g, bias, after, x=x, w=w)
@@ -271,8 +270,7 @@ def conv_transpose(
     -------
     Tensor (N, C, *X), X = (Y - 1)*stride - low - high + dilation*(K - 1) + output_padding + 1
     """
-    y, w = product_operands("conv_transpose", rounds(), input=y, w=w)
-    (bias,) = channel_vectors("conv_transpose", "input", y, bias=bias)
+    y, w, bias = product_operands("conv_transpose", bias, rounds(), input=y, w=w)
     g = conv_transpose_geometry("conv_transpose", y.shape, w.shape, stride, padding, output_padding, dilation, groups)
     check_bias("conv_transpose", bias, g.in_channels)
     return opened(_conv, "x", g, bias, after, w=w, y=y)
@@ -300,7 +298,7 @@ def conv_weight(
     x : Tensor (N, C, *X)
     y : Tensor (N, O, *Y)
     """
-    x, y = product_operands("conv_weight", rounds(), x=x, y=y)
+    x, y, _ = product_operands("conv_weight", None, rounds(), x=x, y=y)
     rank = _spatial_rank("conv_weight", "x", x)
     kernel = ints("conv_weight", "kernel_size", kernel_size, rank, 1)
     if y.ndim != x.ndim or not is_int(groups) or groups < 1 or x.shape[1] % groups:
@@ -331,8 +329,7 @@ def local_conv(
     bias : Tensor (O, *Y), optional
         One number per channel and position, as Keras's LocallyConnected layers.
     """
-    x, w = product_operands("local_conv", x=x, w=w)
-    (bias,) = channel_vectors("local_conv", "x", x, bias=bias)
+    x, w, bias = product_operands("local_conv", bias, x=x, w=w)
     rank = x.ndim - 2
     if rank not in (1, 2, 3) or w.ndim != 2 + 2 * rank:
         raise ValueError(

@@ -83,7 +83,7 @@ def _documented_dtype(array: Any, data: Any) -> Any:
         return dtype
     if dtype.kind in "iu" and dtype.itemsize <= 8 and dtype != np.uint64:
         return np.dtype(np.int64)
-    if dtype == np.float16 or is_bfloat16(dtype):
+    if dtype == np.float16 or dtype.name == "bfloat16":
         return np.dtype(np.float32)
     raise TypeError(
         f"tensor: dtype {array.dtype} is not supported; float32, float64, int64 and bool are kept, "
@@ -130,7 +130,8 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
         data = data.data
     on_device = data if type(data) is DeviceArray else _device_array(data)
     if on_device is not None:
-        wanted = on_device.dtype if dtype is None else kept_dtype("tensor", dtype, on_device.backend)
+        here = on_device.backend
+        wanted = on_device.dtype if dtype is None else kept_dtype("tensor", dtype, here if device is None else backend)
         here = on_device.backend
         copy = here.cast(on_device, wanted)
         if on_device is not data:
@@ -139,7 +140,7 @@ def tensor(data: Any, requires_grad: bool = False, *, dtype: Any = None, device:
     array = _host_array(data)
     wanted = _documented_dtype(array, data) if dtype is None else kept_dtype("tensor", dtype, backend)
     check_shape("tensor", array.shape)
-    if dtype is not None and array.dtype.kind not in "biuf" and not is_bfloat16(array.dtype):
+    if dtype is not None and array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"tensor: cannot convert data of dtype {array.dtype} to {wanted}")
     copied = get("cpu").empty(array.shape, computed(wanted))
     np.copyto(copied, array, casting="unsafe")
@@ -209,7 +210,7 @@ def ones(*shape: Any, dtype: Any = np.float32, device: str | None = None, requir
 
 def _full_like(t: Tensor, value: float, dtype: Any, device: str | None, requires_grad: bool) -> Tensor:
     backend = backend_of(t.data) if device is None else get(device)
-    wanted = t.dtype if dtype is None else kept_dtype("full_like", dtype, backend)
+    wanted = kept_dtype("full_like", t.dtype if dtype is None else dtype, backend)
     return Tensor(backend.full(t.shape, value, wanted), requires_grad)
 
 

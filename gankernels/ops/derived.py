@@ -12,7 +12,7 @@ from gankernels.autograd import Tensor
 from gankernels.backends.device_array import DeviceArray
 from gankernels.dtypes import is_float
 from gankernels.geometry import is_int
-from gankernels.ops.common import axes, axis_index, cast, to_host
+from gankernels.ops.common import axes, axis_index, cast, in_float32, to_host
 from gankernels.ops.creation import ones, zeros
 from gankernels.ops.pointwise import abs, compare, floor, log, neg, where
 from gankernels.ops.reduce import Dim
@@ -85,6 +85,7 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, part)
 
 
+@in_float32
 def prod(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Product along an axis (of all elements if None), in pairs; its gradient holds at zeros too."""
     if dim is None:

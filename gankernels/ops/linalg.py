@@ -9,7 +9,7 @@ import numpy as np
 
 from gankernels.autograd import Form, Tensor, compute_dtype
 from gankernels.backends.opcodes import MATMUL_PRECISIONS
-from gankernels.ops.common import as_tensor, channel_vectors, empty_like, product_operands
+from gankernels.ops.common import as_tensor, empty_like, product_operands
 from gankernels.ops.epilogue import Epilogue, Finish, call, opened
 from gankernels.ops.shape import broadcast_to
 
@@ -41,7 +41,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     b : Tensor (K,) or (*batch, K, N)
     """
     a, b = as_tensor("matmul", "a", a), as_tensor("matmul", "b", b)
-    a, b = product_operands("matmul", a=a, b=b)
+    a, b, _ = product_operands("matmul", a=a, b=b)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError(f"matmul: expected at least one axis on both sides, got shapes {a.shape} and {b.shape}")
     left = a.reshape(1, *a.shape) if a.ndim == 1 else a
@@ -85,8 +85,7 @@ _linear = Form(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, after: Epilogue | None = None) -> Tensor:
     """x weight^T + bias: x (*, I), weight (O, I), bias (O,); `after` is applied to it."""
-    x, weight = product_operands("linear", x=x, weight=weight)
-    (bias,) = channel_vectors("linear", "x", x, bias=bias)
+    x, weight, bias = product_operands("linear", bias, x=x, weight=weight)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} does not fit weight of shape {weight.shape} (O, I)")
     if bias is not None and bias.shape != (weight.shape[0],):

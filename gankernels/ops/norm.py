@@ -203,7 +203,8 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise x over its last axes `normalized_shape`; weight and bias of that shape."""
-    check_float("layer_norm", x=x, weight=weight, bias=bias)
+    check_float("layer_norm", x=x)
+    weight, bias = channel_vectors("layer_norm", "x", x, weight=weight, bias=bias)
     shape = (int(normalized_shape),) if is_int(normalized_shape) else tuple(normalized_shape)  # type: ignore[arg-type]
     if not shape or x.shape[x.ndim - len(shape) :] != shape:
         raise ValueError(f"layer_norm: normalized_shape {shape} is not the end of x's shape {x.shape}")
@@ -211,9 +212,9 @@ def layer_norm(
         if v is not None and v.shape != shape:
             raise ValueError(f"layer_norm: {name} has shape {v.shape}, expected {shape}")
     rows = prod(x.shape[: x.ndim - len(shape)])
-    y = _plain(x.reshape(1, rows, prod(shape)), eps).reshape(x.shape)
+    y = _plain(cast(x, computed(x.dtype)).reshape(1, rows, prod(shape)), eps).reshape(x.shape)
     y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    return cast(y if bias is None else y + bias, x.dtype)
 
 
 def _plain(x3: Tensor, eps: float) -> Tensor:
@@ -232,7 +233,8 @@ def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Normalise every group of channels of every image of x (N, C, *); weight and bias (C,)."""
-    check_float("group_norm", x=x, weight=weight, bias=bias)
+    check_float("group_norm", x=x)
+    weight, bias = channel_vectors("group_norm", "x", x, weight=weight, bias=bias)
     if x.ndim < 2 or not is_int(num_groups) or num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(
             f"group_norm: num_groups={num_groups} must divide the channels of x (N, C, *), shape {x.shape}"
@@ -240,7 +242,7 @@ def group_norm(
     C = x.shape[1]
     _as_channels("group_norm", x, C, weight=weight, bias=bias)
     each = prod(x.shape[1:]) // num_groups
-    y = _plain(x.reshape(1, x.shape[0] * num_groups, each), eps).reshape(x.shape)
+    y = _plain(cast(x, computed(x.dtype)).reshape(1, x.shape[0] * num_groups, each), eps).reshape(x.shape)
     column = (1, C) + (1,) * (x.ndim - 2)
     y = y if weight is None else y * weight.reshape(column)
-    return y if bias is None else y + bias.reshape(column)
+    return cast(y if bias is None else y + bias.reshape(column), x.dtype)

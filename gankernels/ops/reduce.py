@@ -12,7 +12,7 @@ from gankernels.autograd import Tensor, pointwise, record
 from gankernels.backends import backend_of
 from gankernels.dtypes import is_float
 from gankernels.geometry import window_geometry
-from gankernels.ops.common import axes, axis_index, cast, check_float, contiguous, empty_like, wide
+from gankernels.ops.common import axes, axis_index, cast, check_float, contiguous, empty_like, in_float32, wide
 from gankernels.ops.pointwise import abs, compare, exp, log, maximum, minimum, mul, neg, reciprocal, square, where
 from gankernels.ops.shape import sum_to
 from gankernels.ops.window import max_with_index
@@ -53,20 +53,20 @@ def _counted(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
     return Tensor(total if keepdim else total.reshape(_dropped_shape(x, dims)))
 
 
+@in_float32
 def mean(x: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Mean over the axes `dim` (all if None)."""
     check_float("mean", x=x)
-    x = wide(x)
     count = prod(x.shape[i] for i in axes("mean", dim, x.ndim))
     return sum(x, dim, keepdim) / (count if count else float("nan"))
 
 
+@in_float32
 def var(
     x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
 ) -> Tensor:
     """Variance over the axes `dim`, in two passes; divided by n - correction: 1 if unbiased, else 0, or as given."""
     check_float("var", x=x)
-    x = wide(x)
     dims = axes("var", dim, x.ndim)
     count = prod(x.shape[i] for i in dims) - (int(unbiased) if correction is None else correction)
     total = sum(square(x - mean(x, dims, True)), dims, keepdim)
@@ -88,6 +88,7 @@ def _root_slope(x: Tensor, y: Tensor) -> Tensor:
 _root = pointwise("root", _root_kernel, _root_slope)
 
 
+@in_float32
 def std(
     x: Tensor, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
 ) -> Tensor:
@@ -95,6 +96,7 @@ def std(
     return _root(var(x, dim, unbiased, keepdim, correction=correction))
 
 
+@in_float32
 def norm(x: Tensor, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """The p-norm over the axes `dim`, p 1, 2 ("fro") or infinity; the gradient at the zero vector is 0.
 
@@ -104,7 +106,6 @@ def norm(x: Tensor, p: float | str = 2.0, dim: Dim = None, keepdim: bool = False
         If p is another number.
     """
     check_float("norm", x=x)
-    x = wide(x)
     if p in (2, "fro"):
         return _root(sum(square(x), dim, keepdim))
     if p == 1:
@@ -236,10 +237,10 @@ def log_softmax(x: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
     return _on_rows("log_softmax", wide(x) if dtype is None else cast(x, dtype), dim, _log_softmax2)
 
 
+@in_float32
 def logsumexp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) along an axis, without overflow."""
     check_float("logsumexp", x=x)
-    x = wide(x)
     peak = _shared_extreme("max", Tensor(x.data), axis_index("logsumexp", dim, x.ndim), True)
     top = where(compare("less", abs(peak), float("inf")), peak, 0.0)
     total = log(sum(exp(x - top), dim, True)) + top

@@ -11,7 +11,7 @@ from typing import Any
 from gankernels.autograd import Form, Tensor
 from gankernels.backends import backend_of
 from gankernels.geometry import IntOrInts, Padding, UpsampleConvGeometry, upsample_conv_geometry
-from gankernels.ops.common import channel_vectors, empty_like, product_operands
+from gankernels.ops.common import empty_like, product_operands
 from gankernels.ops.conv import algorithm_code, check_bias, conv, rounds
 from gankernels.ops.epilogue import Epilogue, Finish, call, opened
 from gankernels.ops.window import upsample_nearest
@@ -86,8 +86,7 @@ def upsample_conv(
     >>> gk.ops.upsample_conv(gk.ones(1, 2, 3, 3), gk.ones(4, 2, 3, 3), factors=2, padding=1).shape
     (1, 4, 6, 6)
     """
-    x, w = product_operands("upsample_conv", rounds(), x=x, w=w)
-    (bias,) = channel_vectors("upsample_conv", "x", x, bias=bias)
+    x, w, bias = product_operands("upsample_conv", bias, rounds(), x=x, w=w)
     g = upsample_conv_geometry("upsample_conv", x.shape, w.shape, factors, padding, groups)
     check_bias("upsample_conv", bias, g.conv.out_channels)
     return opened(_upsample_conv, "y", g, bias, after, x=x, w=w)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gankernels.autograd import Tensor
+from gankernels.dtypes import computed
 from gankernels.ops.creation import tensor
 from gankernels.ops.replay import again
 from gankernels.ops.update import zero_gradients
@@ -166,6 +167,8 @@ def _restored(name: str, key: str, value: Any, p: Tensor) -> Any:
     if key == "step":
         return int(float(value))
     t = tensor(value.detach() if hasattr(value, "detach") else value, device=p.device)
+    if t.dtype == computed(p.dtype):  # float32 is what bfloat16 is on the host
+        t = t.to(p.dtype)
     if t.shape != p.shape or t.dtype != p.dtype:
         raise ValueError(
             f"{name}.load_state_dict: {key!r} has shape {t.shape} and dtype {t.dtype}, "
